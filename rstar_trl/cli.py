@@ -1,0 +1,217 @@
+"""The command line. Imports nothing heavy at the top, so that `--help` answers at once.
+
+Guarantees: an error a user can mend ends in one sentence on standard error and exit code 2, without a traceback unless
+`--debug` is given; what was finished before stays.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rstar_trl.errors import ConfigError, RStarError
+
+if TYPE_CHECKING:
+    from rstar_trl.evolution.recipe import LoadedRecipe
+
+DEBUG = "RSTAR_TRL_DEBUG"
+"""Environment variable that carries `--debug` into launched stages."""
+
+app = typer.Typer(
+    help="Small language models teach themselves SQL by search and self-evolution.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at the data of a recipe, or write the demo corpus.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RecipeArgument = Annotated[Path | None, typer.Argument(metavar="RECIPE", help="The recipe file.", show_default=False)]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="The recipe file, when it is not the argument.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the recipe; may be repeated."),
+]
+RoundOption = Annotated[int, typer.Option("--round", min=0, help="The round; 0 is the cold start.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def evolve(
+    recipe: RecipeArgument = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
+    in_process: Annotated[bool, typer.Option("--in-process", help="Run all stages in this one process.")] = False,
+    restart_from: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Do this stage (round-1/search) and all later ones again.")
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Run a whole recipe: every round's search and training, then the table. Given again, it resumes."""
+    from rstar_trl.evolution.dry_run import describe
+    from rstar_trl.evolution.rounds import evolve as run
+
+    loaded = _load(recipe, config, assignments)
+    print(describe(loaded) if dry_run else run(loaded, in_process, restart_from), end="")
+
+
+@app.command()
+def validate(
+    recipe: RecipeArgument = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Load a recipe's data, run every gold query, and list what a run would quarantine."""
+    from rstar_trl.evolution.validate import validate as run
+
+    print(run(_load(recipe, config, assignments)))
+
+
+@app.command()
+def search(
+    recipe: RecipeArgument = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    number: RoundOption = 1,
+    debug: DebugOption = False,
+) -> None:
+    """Search the training questions of one round."""
+    _stage("search", _load(recipe, config, assignments), number)
+
+
+@app.command()
+def sft(
+    recipe: RecipeArgument = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    number: RoundOption = 0,
+    debug: DebugOption = False,
+) -> None:
+    """Train the policy of one round."""
+    _stage("sft", _load(recipe, config, assignments), number)
+
+
+@app.command()
+def ppm(
+    recipe: RecipeArgument = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    number: RoundOption = 1,
+    debug: DebugOption = False,
+) -> None:
+    """Train the process preference model of one round."""
+    _stage("ppm", _load(recipe, config, assignments), number)
+
+
+@app.command()
+def evaluate(
+    recipe: RecipeArgument = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    number: RoundOption = 0,
+    debug: DebugOption = False,
+) -> None:
+    """Measure the policy and the PPM of one round."""
+    _stage("evaluate", _load(recipe, config, assignments), number)
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="The question, in words.", show_default=False)],
+    db: Annotated[Path, typer.Option("--db", help="The SQLite file it is about.")],
+    model: Annotated[Path, typer.Option("--model", help="A run folder, or a model folder.")],
+    assignments: SetOption = None,
+    tree: Annotated[bool, typer.Option("--tree", help="Print the search tree too.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    debug: DebugOption = False,
+) -> None:
+    """Answer one question about one database by a live search; --set search.KEY=VALUE changes how it searches."""
+    from rstar_trl.evolution.ask import ask as run
+    from rstar_trl.evolution.ask import find_model, render_answer, render_tree
+
+    grown, result = run(find_model(model, assignments or []), db, question, seed)
+    if tree:
+        print(render_tree(grown), end="\n\n")
+    print(render_answer(grown, result))
+
+
+@data_app.command("demo")
+def data_demo(
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    seed: Annotated[int, typer.Option(help="Seed of the corpus.")] = 0,
+    debug: DebugOption = False,
+) -> None:
+    """Write the demo corpus: train.jsonl, eval.jsonl and the databases."""
+    from rstar_trl.evolution.validate import write_demo
+
+    print(write_demo(out, seed))
+
+
+@data_app.command("show")
+def data_show(
+    recipe: RecipeArgument = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    limit: Annotated[int, typer.Option(min=0, help="Questions to show.")] = 3,
+    debug: DebugOption = False,
+) -> None:
+    """Show the first questions of a recipe's data as a policy reads them."""
+    from rstar_trl.evolution.validate import show
+
+    print(show(_load(recipe, config, assignments), limit))
+
+
+def main() -> None:
+    """The entry point of `rstar-trl` and of `python -m rstar_trl`."""
+    if "--debug" in sys.argv:
+        os.environ[DEBUG] = "1"
+    try:
+        app()
+    except RStarError as error:
+        _fail(str(error), error)
+    except Exception as error:
+        # Each library words a full disk in its own exception type; the system's own words are in all of them.
+        if getattr(error, "errno", None) != errno.ENOSPC and os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        sentence = f"The disk is full ({error}); free space and give the same command again, finished work is kept."
+        _fail(sentence, error)
+
+
+def _fail(sentence: str, error: Exception) -> None:
+    from rstar_trl.evolution.launch import ERROR_FILE, StageError
+
+    if DEBUG in os.environ:
+        traceback.print_exception(error)
+    if ERROR_FILE in os.environ:
+        Path(os.environ[ERROR_FILE]).write_text(sentence, encoding="utf-8")
+        # A launcher answers a failing process with a traceback of its own, so a lone process ends quietly: its parent
+        # has the sentence. Of several processes one must fail, or the launcher leaves the others waiting for it.
+        sys.exit(0 if os.environ.get("WORLD_SIZE", "1") == "1" else 2)
+    print(sentence, file=sys.stderr)
+    sys.exit(error.code if isinstance(error, StageError) else 2)
+
+
+def _stage(kind: str, loaded: LoadedRecipe, number: int) -> None:
+    from rstar_trl.evolution.launch import ERROR_FILE, follow_parent
+    from rstar_trl.evolution.rounds import run_alone
+
+    if ERROR_FILE in os.environ:
+        follow_parent()
+    run_alone(loaded, kind, number)
+
+
+def _load(recipe: Path | None, config: Path | None, assignments: list[str] | None) -> LoadedRecipe:
+    from rstar_trl.evolution.recipe import load_recipe
+
+    path = recipe or config
+    if path is None or (recipe is not None and config is not None):
+        raise ConfigError("Give the recipe once, as the argument or with --config.")
+    return load_recipe(path, assignments or [])

@@ -1,0 +1,206 @@
+"""Every option of a recipe, as dataclasses; `rstar_trl.strict_yaml` reads them from YAML.
+
+The `sft` and `ppm` sections are not repeated here: their keys are the fields of TRL's `SFTConfig` and of our
+`PPMConfig`, checked against those classes when a recipe is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rstar_trl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which questions, which databases, and how many labels the method may see."""
+
+    source: Literal["demo", "spider", "bird", "jsonl"] = "demo"
+    """Where questions come from: the embedded demo corpus, Spider's or BIRD's own file layout, or plain JSONL."""
+    path: str | None = None
+    """Folder (spider, bird) or folder with `train.jsonl`, `eval.jsonl`, `databases/` (jsonl); unused for the demo."""
+    label_fraction: float = 0.1
+    """Fraction of the training questions that keep their gold SQL; the others keep the result of it alone."""
+    train_size: int | None = None
+    """Use this many training questions (a seeded sample); all when empty."""
+    eval_size: int | None = None
+    """Use this many evaluation questions (a seeded sample); all when empty."""
+    databases: list[str] | None = None
+    """Use only the questions about these databases; all when empty."""
+    seed: int = 0
+    """Draws the samples and the labelled fraction; for the demo also the corpus."""
+
+    def __post_init__(self) -> None:
+        if self.source != "demo" and not self.path:
+            raise ConfigError(f"`data.path` is needed for source {self.source}; give the folder of the data set.")
+        if not 0 < self.label_fraction <= 1:
+            raise ConfigError(f"`data.label_fraction` must be above 0 and at most 1, not {self.label_fraction}.")
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """What the policy is shown before it writes."""
+
+    sample_values: int = 2
+    """Sample values shown per column; 0 shows none."""
+    value_hints: int = 4
+    """At most this many `column = value` hints, columns whose content matches words of the question; 0 shows none."""
+    column_types: bool = True
+    """Show each column's declared type."""
+    instructions: bool = True
+    """Begin with a message that explains the task and the step format; a model trained from scratch needs none."""
+
+
+@dataclass(frozen=True)
+class SandboxConfig:
+    """Limits for model-written SQL."""
+
+    workers: int = 1
+    """Worker processes of one search process."""
+    timeout: float = 5.0
+    """Seconds of wall clock a query may take before its worker is killed."""
+    max_rows: int = 20_000
+    """Rows a result may have; more is verdict `truncated`."""
+    max_bytes: int = 16_000_000
+    """Bytes a result may have; more is verdict `truncated`."""
+    memory_mb: int = 1024
+    """Address space of a worker, in MiB."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """One search over one question."""
+
+    algorithm: Literal["mcts", "sample", "greedy"] = "mcts"
+    """`mcts`; `sample`: `num_candidates` independent trajectories (majority-of-N, best-of-N); `greedy`: arg-max."""
+    selection: Literal["puct", "uct"] = "puct"
+    """PUCT weighs exploration by the policy's prior; UCT does not."""
+    c_puct: float = 1.4
+    """Weight of exploration against value."""
+    first_play_urgency: float = 0.2
+    """An unvisited child is valued at its parent's mean value minus this, so that no sibling starves."""
+    num_candidates: int = 4
+    """Steps sampled at an expansion (or whole trajectories, for `sample`)."""
+    simulations: int = 16
+    """Rollouts per question."""
+    max_depth: int = 16
+    """Steps a trajectory may have."""
+    max_step_tokens: int = 96
+    """Tokens a step may have; a longer one is a dead end."""
+    temperature: float = 1.0
+    """Sampling temperature of the policy."""
+    simulate: bool = False
+    """Roll each new leaf out to a finished query, whose steps join the tree."""
+    value_scale: float = 5.0
+    """PPM scores enter the search as tanh(score / value_scale)."""
+    answer: Literal["ppm", "majority", "weighted"] = "weighted"
+    """Pick the answer by best PPM score, by majority over execution results, or by PPM-weighted majority."""
+    trees_in_flight: int = 128
+    """Trees worked on at once; bounds memory and sets the generation batch."""
+    stop_when_solved: int | None = None
+    """In training, stop a tree once this many right trajectories are found; never when empty."""
+    reference: bool = False
+    """rStar-Math's rules to the letter: UCT with c = 2, zero for unvisited children, first child wins ties."""
+
+
+@dataclass(frozen=True)
+class TrajectoryConfig:
+    """From trees to training rows."""
+
+    top_k: int = 2
+    """Right trajectories kept per question, by mean Q and then for diversity."""
+    margin: float = 0.5
+    """Preference pairs need a Q difference above this."""
+    max_pairs_per_question: int | None = None
+    """Keep at most this many preference pairs of a question (largest margins first); all when empty."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The policy's base model: a name or path, or one built from scratch."""
+
+    name_or_path: str | None = None
+    """A Hub name or a local folder."""
+    from_scratch: dict[str, Any] | None = None
+    """`architecture` (a `model_type` of transformers), `vocab_size`, and the fields of that architecture's config."""
+    dtype: str = "float32"
+    """Torch dtype the model is loaded in for generation and scoring."""
+    lora: dict[str, Any] | None = None
+    """Fields of `peft.LoraConfig`; trains an adapter instead of all weights."""
+    trust_remote_code: bool = False
+    """Run code that comes with a Hub model."""
+
+    def __post_init__(self) -> None:
+        if (self.name_or_path is None) == (self.from_scratch is None):
+            raise ConfigError("`model` needs exactly one of `name_or_path` and `from_scratch`.")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured after each round."""
+
+    questions: int | None = None
+    """Evaluate on this many evaluation questions; all when empty."""
+    methods: list[Literal["greedy", "majority", "best_of_n", "mcts"]] = field(
+        default_factory=lambda: ["greedy", "majority", "best_of_n", "mcts"]
+    )
+    """Ways of answering to compare; those that sample spend at least as many generated tokens as `mcts` did."""
+    search: dict[str, Any] = field(default_factory=dict)
+    """What differs from the recipe's `search` section at evaluation."""
+    rounds: Literal["all", "last"] = "all"
+    """Compare every method after every round, or only greedy until the last."""
+    price_per_million_tokens: float | None = None
+    """Price of generated tokens, for the cost metric; no money is reported when empty."""
+
+
+@dataclass(frozen=True)
+class RoundConfig:
+    """One round of self-evolution after the cold start; whatever is given here overrides the recipe for this round."""
+
+    guide: Literal["reward", "ppm"] = "ppm"
+    """What values unfinished steps during search: nothing but the final reward, or the last round's PPM."""
+    only: Literal["all", "unsolved"] = "all"
+    """Search every training question, or those no earlier round has solved."""
+    init: Literal["base", "previous"] = "base"
+    """Train this round's policy from the base model again, or from the last round's policy."""
+    search: dict[str, Any] = field(default_factory=dict)
+    """Overrides of the `search` section."""
+    sft: dict[str, Any] = field(default_factory=dict)
+    """Overrides of the `sft` section."""
+    ppm: dict[str, Any] = field(default_factory=dict)
+    """Overrides of the `ppm` section."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole self-evolution run."""
+
+    name: str
+    """Shown in tables, cards and the report."""
+    output_dir: str
+    """The run folder, relative to where the command is given."""
+    model: ModelConfig
+    """The policy's base model."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Questions and databases."""
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    """How schema and question are shown."""
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    """Limits of execution."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """Search during training rounds."""
+    trajectories: TrajectoryConfig = field(default_factory=TrajectoryConfig)
+    """Selection of training rows."""
+    sft: dict[str, Any] = field(default_factory=dict)
+    """Fields of TRL's `SFTConfig`."""
+    ppm: dict[str, Any] = field(default_factory=dict)
+    """Fields of `PPMConfig`."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """What is measured after each round."""
+    accelerate_config: str | None = None
+    """The accelerate config file stages are launched with, relative to the recipe; accelerate's default when empty."""
+    rounds: list[RoundConfig] = field(default_factory=list)
+    """The rounds after the cold start (round 0)."""
+    seed: int = 0
+    """Seeds model building, search and training."""

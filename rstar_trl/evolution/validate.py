@@ -1,0 +1,75 @@
+"""Checks a recipe's data before any time is spent on it: everything is loaded and every gold query is run.
+
+Nothing is written outside a temporary folder. Quarantined questions are not an error: a run does without them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from rstar_trl.evolution.recipe import LoadedRecipe
+from rstar_trl.io import write_jsonl
+
+MAX_LISTED = 20
+"""Quarantined questions that are printed one by one."""
+
+
+def validate(loaded: LoadedRecipe) -> str:
+    """What a run of the recipe would train and evaluate on, and what it would quarantine and why."""
+    from rstar_trl.data.loaders import load_corpus
+    from rstar_trl.sql.gold import prepare
+    from rstar_trl.sql.sandbox import Sandbox
+
+    data = loaded.recipe.data
+    with tempfile.TemporaryDirectory() as scratch:
+        corpus = load_corpus(data, Path(scratch))
+        with Sandbox(loaded.recipe.sandbox) as sandbox:
+            prepared = prepare(corpus, sandbox, data.label_fraction, data.seed)
+    labelled = sum(question.gold_sql is not None for question in prepared.train)
+    reasons = Counter(_kind(each.reason) for each in prepared.quarantine)
+    lines = [
+        f"{loaded.path}: {corpus.name}, {len(corpus.databases)} databases",
+        f"train: {len(prepared.train)} questions, {labelled} with gold SQL, the others with its result alone",
+        f"eval: {len(prepared.eval)} questions",
+        f"quarantine: {len(prepared.quarantine)} questions",
+        *(f"  {count} x {reason}" for reason, count in reasons.most_common()),
+        *(f"  {each.split} {each.question_id}: {each.reason}" for each in prepared.quarantine[:MAX_LISTED]),
+    ]
+    hidden = len(prepared.quarantine) - MAX_LISTED
+    return "\n".join([*lines, *([f"  ... and {hidden} more"] if hidden > 0 else [])])
+
+
+def write_demo(folder: Path, seed: int) -> str:
+    """Writes the demo corpus as a folder that `data.source: jsonl` reads: two JSONL files and the databases."""
+    from rstar_trl.data.demo.build import build_demo
+
+    corpus = build_demo(folder, seed)
+    for split, questions in (("train", corpus.train), ("eval", corpus.eval)):
+        rows = (
+            {"id": q.id, "db_id": q.db_id, "question": q.question, "evidence": q.evidence, "gold_sql": q.gold_sql}
+            for q in questions
+        )
+        write_jsonl(folder / f"{split}.jsonl", rows)
+    return f"{folder}: {len(corpus.train)} training and {len(corpus.eval)} evaluation questions about " + ", ".join(
+        sorted(corpus.databases)
+    )
+
+
+def show(loaded: LoadedRecipe, limit: int) -> str:
+    """The first `limit` training questions with the prompt a policy reads and their gold SQL."""
+    from rstar_trl.data.loaders import load_corpus
+    from rstar_trl.policy.prompting import Prompter
+
+    with tempfile.TemporaryDirectory() as scratch:
+        corpus = load_corpus(loaded.recipe.data, Path(scratch))
+        prompter = Prompter(corpus.databases, loaded.recipe.prompt)
+        shown = [f"[{q.id}]\n{prompter.prompt(q)}\n=> {q.gold_sql or '(no SQL)'}" for q in corpus.train[:limit]]
+    head = f"{corpus.name}: {len(corpus.train)} train, {len(corpus.eval)} eval, {len(corpus.databases)} databases"
+    return "\n\n".join([head, *shown])
+
+
+def _kind(reason: str) -> str:
+    """The reason without what is particular to one question."""
+    return reason.split(":")[0]

@@ -1,0 +1,76 @@
+"""A small random model and a tokenizer trained on the corpus, so that a run needs no download.
+
+Guarantees: the same texts, spec and seed give the same folder. The tokenizer never merges across a newline (the blank
+line between steps is always its own token) and reads digits one by one; `<pad>` and `<eos>` are distinct.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rstar_trl.errors import ConfigError
+from rstar_trl.strict_yaml import unknown_key
+
+
+def build_base(spec: dict[str, Any], texts: Iterable[str], output_dir: Path, seed: int) -> None:
+    """Writes a randomly initialised causal model and its tokenizer to `output_dir`.
+
+    `spec`: `architecture` (a `model_type` of transformers), `vocab_size` (the tokenizer's upper bound), and fields of
+    that architecture's config.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    spec = dict(spec)
+    architecture, vocab_size = spec.pop("architecture"), spec.pop("vocab_size", 2000)
+    tokenizer = train_tokenizer(texts, vocab_size)
+    config = model_config(architecture, spec)
+    config.vocab_size = len(tokenizer)
+    config.bos_token_id, config.eos_token_id = None, tokenizer.eos_token_id
+    config.pad_token_id = tokenizer.pad_token_id
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)
+
+
+def model_config(architecture: str, fields: dict[str, Any]) -> Any:
+    """The architecture's config with `fields` set; unknown architectures and fields are a `ConfigError`."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if architecture not in CONFIG_MAPPING:
+        raise ConfigError(f"`model.from_scratch.architecture`: transformers has no model type `{architecture}`.")
+    cls = CONFIG_MAPPING[architecture]
+    known = {field.name for field in dataclasses.fields(cls)}
+    problems = [f"`model.from_scratch`: {unknown_key(name, sorted(known))}" for name in fields if name not in known]
+    if problems:
+        raise ConfigError(problems)
+    return cls(**fields)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
+    """A byte-level BPE tokenizer trained on `texts`, as a `PreTrainedTokenizerFast`."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\n+|--| ?[A-Za-z_]+| ?\d| ?[^\sA-Za-z_\d]|[^\S\n]+"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")

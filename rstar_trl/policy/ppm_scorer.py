@@ -1,0 +1,88 @@
+"""Scores steps with a process preference model, all children of a node and all nodes of a batch in one pass.
+
+The score of a step is the model's output at the step's last token (its delimiter, or end-of-sequence when it finishes
+the trajectory), exactly where `PPMTrainer` trains it. Prefixes already scored are not computed again.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from rstar_trl.errors import EngineError
+from rstar_trl.policy.branches import PADDING, PrefixCache, pad, prefill, require_full_attention
+from rstar_trl.policy.interface import ScoreRequest
+from rstar_trl.policy.tokens import check_path, encode_prompt, encode_step, first_line, load_tokenizer
+
+
+class PPMScorer:
+    """Implements `rstar_trl.policy.interface.Scorer` in process."""
+
+    def __init__(self, model: Any, tokenizer: Any, rows_per_batch: int = 128, cache_bytes: int = 2 << 30):
+        """`model`: a one-label sequence-classification model; see `TransformersEngine` for the other arguments."""
+        require_full_attention(model.config)
+        self.head = model.eval().score
+        self.backbone = getattr(model, model.base_model_prefix)
+        self.rows_per_batch = rows_per_batch
+        self.cache = PrefixCache(cache_bytes)
+        self._encode_prompt = lru_cache(4096)(lambda text: encode_prompt(tokenizer, text))
+        self._encode_step = lru_cache(65536)(lambda text, final: encode_step(tokenizer, text, final))
+
+    @classmethod
+    def load(cls, path: str, dtype: str = "float32", trust_remote_code: bool = False) -> PPMScorer:
+        """Loads a PPM folder or Hub name on the accelerator where there is one."""
+        from transformers import AutoModelForSequenceClassification
+
+        check_path(path)
+        options = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa"}
+        try:
+            model = AutoModelForSequenceClassification.from_pretrained(
+                path, trust_remote_code=trust_remote_code, **options
+            )
+        except (OSError, ValueError) as error:
+            raise EngineError(f"no PPM could be loaded from {path}: {first_line(error)}; check the path.") from error
+        if model.config.num_labels != 1:
+            raise EngineError(f"{path} has {model.config.num_labels} labels; a PPM has exactly one.")
+        return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), load_tokenizer(path, trust_remote_code))
+
+    def score(self, requests: list[ScoreRequest]) -> list[float]:
+        """Raw scores, one per request, in order."""
+        rows: dict[tuple[str, ...], list[int]] = {}
+        for index, request in enumerate(requests):
+            rows.setdefault((request.prompt, *request.steps[:-1]), []).append(index)
+        scores = [0.0] * len(requests)
+        keys = sorted(rows, key=len)
+        for start in range(0, len(keys), self.rows_per_batch):
+            chunk = keys[start : start + self.rows_per_batch]
+            self._score(
+                chunk, [[requests[i] for i in rows[key]] for key in chunk], [rows[key] for key in chunk], scores
+            )
+        return scores
+
+    @torch.inference_mode()
+    def _score(
+        self,
+        keys: list[tuple[str, ...]],
+        groups: list[list[ScoreRequest]],
+        indices: list[list[int]],
+        scores: list[float],
+    ) -> None:
+        steps = [[self._encode_step(r.steps[-1], r.final) for r in group] for group in groups]
+        pieces = [[self._encode_prompt(key[0]), *(self._encode_step(step, False) for step in key[1:])] for key in keys]
+        width = max(sum(map(len, row)) for row in steps)
+        batch, _, _ = prefill(self.backbone, self.cache, keys, pieces, width, read_last=False)
+        tokens = pad([sum(row, []) for row in steps], 0, left=False, device=batch.device)
+        branch = pad([[i for i, ids in enumerate(row) for _ in ids] for row in steps], PADDING, False, batch.device)
+        offset = pad([[p for ids in row for p in range(len(ids))] for row in steps], 0, False, batch.device)
+        start = batch.used
+        hidden = batch.append(tokens, branch, batch.lengths[:, None] + offset).last_hidden_state
+        values = self.head(hidden)[:, :, 0].float().tolist()
+        for row, (key, group) in enumerate(zip(keys, groups, strict=True)):
+            end = 0
+            for request, ids, index in zip(group, steps[row], indices[row], strict=True):
+                begin, end = end, end + len(ids)
+                scores[index] = values[row][end - 1]
+                if not request.final:
+                    self.cache.put((*key, request.steps[-1]), batch.segment(row, start + begin, start + end))

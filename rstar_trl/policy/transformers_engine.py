@@ -1,0 +1,240 @@
+"""The embedded engine: samples steps with a `transformers` causal model on CPU or GPU.
+
+Guarantees: a request's candidates come from its own random stream (`seed`), so they do not depend on the batch beyond
+floating-point rounding; a prefix that is cached is not computed again; log-probabilities are at temperature 1, whatever
+the sampling temperature. Does not: run models without full attention (see `branches.require_full_attention`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from rstar_trl.errors import EngineError
+from rstar_trl.policy.branches import PADDING, BranchBatch, PrefixCache, prefill, require_full_attention
+from rstar_trl.policy.interface import Candidate, FinishReason, ProposeRequest
+from rstar_trl.policy.tokens import (
+    DELIMITER,
+    check_path,
+    encode_prompt,
+    encode_step,
+    first_line,
+    load_tokenizer,
+    renderer,
+)
+
+
+class TransformersEngine:
+    """Implements `rstar_trl.policy.interface.Engine` in process."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        max_step_tokens: int = 96,
+        rows_per_batch: int = 128,
+        cache_bytes: int = 2 << 30,
+    ):
+        """`rows_per_batch`: tree nodes expanded in one forward pass; `cache_bytes`: keys and values kept of prefixes."""
+        require_full_attention(model.config)
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.render = renderer(tokenizer)
+        self.max_step_tokens = max_step_tokens
+        self.rows_per_batch = rows_per_batch
+        self.cache = PrefixCache(cache_bytes)
+        self.prompt_tokens = 0
+        self._stops = _Stops.of(tokenizer, model.config.vocab_size, model.device)
+        self._encode_prompt = lru_cache(4096)(lambda text: encode_prompt(tokenizer, text))
+        self._encode_step = lru_cache(65536)(lambda text: encode_step(tokenizer, text, final=False))
+
+    @classmethod
+    def load(
+        cls, path: str, dtype: str = "float32", trust_remote_code: bool = False, max_step_tokens: int = 96
+    ) -> TransformersEngine:
+        """Loads a model or a LoRA adapter folder (merged into its base) on the accelerator where there is one."""
+        return cls(
+            load_policy(path, dtype, trust_remote_code), load_tokenizer(path, trust_remote_code), max_step_tokens
+        )
+
+    def propose(self, requests: list[ProposeRequest]) -> list[list[Candidate]]:
+        """The candidates of each request, in order. `prompt_tokens` counts the prefix tokens actually computed."""
+        answers: list[list[Candidate]] = [[] for _ in requests]
+        order = sorted(
+            range(len(requests)), key=lambda i: (requests[i].n, requests[i].temperature, len(requests[i].steps))
+        )
+        while order:
+            first = requests[order[0]]
+            rows = max(1, self.rows_per_batch * 4 // max(4, first.n))
+            size = 0
+            while size < min(rows, len(order)) and _alike(requests[order[size]], first):
+                size += 1
+            chunk, order = order[:size], order[size:]
+            for index, candidates in zip(chunk, self._sample([requests[i] for i in chunk]), strict=True):
+                answers[index] = candidates
+        return answers
+
+    @torch.inference_mode()
+    def _sample(self, requests: list[ProposeRequest]) -> list[list[Candidate]]:
+        n, temperature = requests[0].n, requests[0].temperature
+        keys = [(request.prompt, *request.steps) for request in requests]
+        pieces = [
+            [self._encode_prompt(request.prompt), *(self._encode_step(step) for step in request.steps)]
+            for request in requests
+        ]
+        longest = self.max_step_tokens
+        batch, output, computed = prefill(
+            self.model, self.cache, keys, pieces, longest * n, read_last=True, logits_to_keep=1
+        )
+        self.prompt_tokens += computed
+        state = _Siblings.start(requests, longest, batch)
+        logits = output.logits[:, -1:].expand(-1, n, -1)
+        for step in range(longest):
+            state.take(step, logits.float(), temperature, self._stops)
+            active = (~state.done).any(1)
+            if not bool(active.any()):
+                break
+            if int(active.sum()) <= 0.75 * len(active):
+                rows = active.nonzero()[:, 0]
+                batch.keep(rows)
+                state.keep(rows)
+            branch = torch.arange(n, device=batch.device).expand(len(state.done), n)
+            branch = torch.where(state.done, PADDING, branch)
+            positions = (batch.lengths + step)[:, None].expand(-1, n)
+            logits = batch.append(state.last, branch, positions).logits
+        return state.candidates(self.tokenizer, self._stops.eos)
+
+
+def load_policy(path: str, dtype: str, trust_remote_code: bool = False) -> Any:
+    """A causal model for inference; a LoRA adapter folder is merged into its base model."""
+    from transformers import AutoModelForCausalLM
+
+    check_path(path)
+    options = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa", "trust_remote_code": trust_remote_code}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        raise EngineError(f"no policy could be loaded from {path}: {first_line(error)}; check the path.") from error
+    if getattr(model, "peft_config", None):
+        from peft import PeftModel
+
+        base = next(iter(model.peft_config.values())).base_model_name_or_path
+        model = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(base, **options), path
+        ).merge_and_unload()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _alike(a: ProposeRequest, b: ProposeRequest) -> bool:
+    return a.n == b.n and a.temperature == b.temperature
+
+
+@dataclass(frozen=True)
+class _Stops:
+    """Per token id [vocabulary]: does it hold the delimiter, end with a newline, start with one."""
+
+    delimits: torch.Tensor
+    ends: torch.Tensor
+    starts: torch.Tensor
+    eos: int
+
+    @classmethod
+    def of(cls, tokenizer: Any, size: int, device: torch.device) -> _Stops:
+        texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+        texts += [""] * (size - len(texts))
+
+        def flags(test: Any) -> torch.Tensor:
+            return torch.tensor([bool(test(text)) for text in texts], device=device)
+
+        return cls(
+            flags(lambda text: DELIMITER in text),
+            flags(lambda text: text.endswith("\n")),
+            flags(lambda text: text.startswith("\n")),
+            tokenizer.eos_token_id,
+        )
+
+
+@dataclass
+class _Siblings:
+    """What has been sampled so far; [rows, n] or [rows, n, tokens], with finished rows written out and dropped."""
+
+    tokens: torch.Tensor
+    logprob: torch.Tensor
+    done: torch.Tensor
+    length: torch.Tensor
+    uniform: torch.Tensor
+    row: torch.Tensor
+    finished: dict[int, tuple[Any, Any, Any, Any]]
+    last: torch.Tensor
+
+    @classmethod
+    def start(cls, requests: Sequence[ProposeRequest], longest: int, batch: BranchBatch) -> _Siblings:
+        rows, n, device = len(requests), requests[0].n, batch.device
+        streams = [
+            np.random.Generator(np.random.Philox(key=r.seed)).random((n, longest), np.float32) for r in requests
+        ]
+        return cls(
+            tokens=torch.zeros((rows, n, longest), dtype=torch.long, device=device),
+            logprob=torch.zeros((rows, n), device=device),
+            done=torch.zeros((rows, n), dtype=torch.bool, device=device),
+            length=torch.zeros((rows, n), dtype=torch.long, device=device),
+            uniform=torch.from_numpy(np.stack(streams)).to(device),
+            row=torch.arange(rows, device=device),
+            finished={},
+            last=torch.zeros((rows, n), dtype=torch.long, device=device),
+        )
+
+    def take(self, step: int, logits: torch.Tensor, temperature: float, stops: _Stops) -> None:
+        """Samples one token for every unfinished sibling from `logits` [rows, n, vocabulary]."""
+        if temperature == 0:
+            chosen = logits.argmax(-1)
+        else:
+            cumulative = torch.softmax(logits / temperature, -1).cumsum(-1)
+            target = self.uniform[:, :, step, None] * cumulative[:, :, -1:]
+            chosen = torch.searchsorted(cumulative, target, right=True)[:, :, 0].clamp(max=logits.shape[-1] - 1)
+        logprob = logits.gather(-1, chosen[:, :, None])[:, :, 0] - logits.logsumexp(-1)
+        alive = ~self.done
+        self.tokens[:, :, step] = torch.where(alive, chosen, 0)
+        self.logprob += torch.where(alive, logprob, 0.0)
+        self.length += alive
+        broken = stops.delimits[chosen] | (chosen == stops.eos)
+        if step:
+            broken |= stops.ends[self.last] & stops.starts[chosen]
+        self.done |= broken & alive
+        self.last = chosen
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Writes all rows out and goes on with those given."""
+        self._write_out()
+        for name in ("tokens", "logprob", "done", "length", "uniform", "row", "last"):
+            setattr(self, name, getattr(self, name).index_select(0, rows))
+
+    def candidates(self, tokenizer: Any, eos: int) -> list[list[Candidate]]:
+        self._write_out()
+        answers = []
+        for _, (tokens, logprobs, lengths, done) in sorted(self.finished.items()):
+            ids = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
+            texts = tokenizer.batch_decode([[t for t in row if t != eos] for row in ids], skip_special_tokens=False)
+            answers.append(
+                [
+                    Candidate(text.partition(DELIMITER)[0], logprob, len(row), _finish(row, ended, eos))
+                    for text, logprob, row, ended in zip(texts, logprobs, ids, done, strict=True)
+                ]
+            )
+        return answers
+
+    def _write_out(self) -> None:
+        columns = (self.tokens.tolist(), self.logprob.tolist(), self.length.tolist(), self.done.tolist())
+        for row, *values in zip(self.row.tolist(), *columns, strict=True):
+            self.finished[row] = tuple(values)  # type: ignore[assignment]
+
+
+def _finish(ids: list[int], done: bool, eos: int) -> FinishReason:
+    if not done:
+        return "length"
+    return "eos" if ids[-1] == eos else "step"

@@ -1,0 +1,49 @@
+"""From a finished tree to one answer, without looking at the gold result.
+
+Candidates are the finished queries that ran. `ppm`: the one with the highest PPM score. `majority`: the result that
+most of the policy's probability (for samples: most samples) leads to. `weighted`: the same, each trajectory weighted
+by sigmoid(PPM score).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Literal
+
+from rstar_trl.search.tree import Tree
+
+
+def choose_answer(tree: Tree, how: Literal["ppm", "majority", "weighted"]) -> int | None:
+    """The node of the answer, or None when no finished query ran. Ties go to the node found first."""
+    nodes = finished(tree)
+    if not nodes:
+        return None
+    if how == "ppm":
+        return max(nodes, key=lambda node: _or_zero(tree.value[node]))
+    weights = {node: weight(tree, node, how == "weighted") for node in nodes}
+    votes: dict[str, float] = defaultdict(float)
+    for node in nodes:
+        votes[tree.result[node]] += weights[node]
+    best = max(votes, key=lambda result: votes[result])
+    return max((node for node in nodes if tree.result[node] == best), key=lambda node: weights[node])
+
+
+def finished(tree: Tree) -> list[int]:
+    """The terminal nodes whose query ran."""
+    return [n for n in range(len(tree)) if tree.terminal[n] and tree.verdict[n] == "ok"]
+
+
+def weight(tree: Tree, node: int, by_ppm: bool) -> float:
+    """How much a finished trajectory counts: its probability under the policy, or how often it was sampled."""
+    path = tree.path(node)
+    share = math.exp(sum(tree.logprob[n] for n in path))
+    if tree.meta.get("sampled"):
+        share = float(tree.count[node])
+    if by_ppm and tree.value[node] is not None:
+        share /= 1 + math.exp(-max(-30.0, min(30.0, _or_zero(tree.value[node]))))
+    return share
+
+
+def _or_zero(value: float | None) -> float:
+    return 0.0 if value is None else value

@@ -1,0 +1,158 @@
+"""From gold SQL to labels that can be trusted: every gold query is run, and what cannot be a label is set aside.
+
+Guarantees: each question of a corpus ends in exactly one place, its split or the quarantine, except evaluation
+questions without gold rows, which stay in their split (`empty` is an answer, but a poor teacher); what stays has a
+`gold_result`; the labelled fraction depends on the question ids and the seed alone, and a larger fraction contains the
+smaller one. Does not guarantee that a gold query answers its question.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rstar_trl.data.question import Corpus, GoldResult, Question
+from rstar_trl.errors import DataError, SqlError
+from rstar_trl.sql.compare import decode_rows, encode_rows, orders_rows, results_equal
+from rstar_trl.sql.execution import Execution, SqlJob
+from rstar_trl.sql.policy import nondeterminism
+from rstar_trl.sql.sandbox import Sandbox
+
+# Large enough that all workers stay busy, small enough that the gold rows of a chunk are all that is held twice.
+CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A question that is not used, the split it was in (`train` or `eval`), and why, in words."""
+
+    question_id: str
+    split: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Questions fit for training and evaluation, all with `gold_result`, and those that are not."""
+
+    train: tuple[Question, ...]
+    eval: tuple[Question, ...]
+    quarantine: tuple[Quarantined, ...]
+
+
+def prepare(corpus: Corpus, sandbox: Sandbox, label_fraction: float, seed: int) -> Prepared:
+    """Runs all gold SQL, fills in gold results, and leaves gold SQL on `label_fraction` of the training questions.
+
+    The fraction is of the training questions that stay and have gold SQL, rounded, at least one. Evaluation questions
+    keep theirs. A question that comes with a `gold_result` keeps it. Raises `DataError` when a split that had
+    questions has none left.
+    """
+    train, bad_train = _verify(corpus, corpus.train, "train", sandbox)
+    evaluation, bad_eval = _verify(corpus, corpus.eval, "eval", sandbox)
+    quarantine = (*bad_train, *bad_eval)
+    _require_questions(corpus, train, evaluation, quarantine)
+    return Prepared(tuple(_keep_labels(train, label_fraction, seed)), tuple(evaluation), quarantine)
+
+
+def question_record(question: Question) -> dict[str, Any]:
+    """The question as one JSON object."""
+    gold = question.gold_result
+    return {
+        "id": question.id,
+        "db_id": question.db_id,
+        "question": question.question,
+        "evidence": question.evidence,
+        "gold_sql": question.gold_sql,
+        "gold_result": None if gold is None else {"rows": encode_rows(gold.rows), "ordered": gold.ordered},
+        "meta": dict(question.meta),
+    }
+
+
+def question_from_record(record: Mapping[str, Any]) -> Question:
+    """Reads what `question_record` wrote."""
+    gold = record["gold_result"]
+    result = None if gold is None else GoldResult(decode_rows(gold["rows"]), gold["ordered"])
+    return Question(**{**record, "gold_result": result})
+
+
+def _verify(
+    corpus: Corpus, questions: tuple[Question, ...], split: str, sandbox: Sandbox
+) -> tuple[list[Question], list[Quarantined]]:
+    kept: list[Question] = []
+    quarantine: list[Quarantined] = []
+    for start in range(0, len(questions), CHUNK):
+        chunk = questions[start : start + CHUNK]
+        for question, execution in zip(chunk, _execute(corpus, chunk, sandbox), strict=True):
+            reason = _reason(corpus, question, execution)
+            if reason is None:
+                question = _with_result(question, execution, corpus.dialect)
+                empty = question.gold_result is not None and not question.gold_result.rows
+                reason = "empty" if empty and split == "train" else None
+            if reason is None:
+                kept.append(question)
+            else:
+                quarantine.append(Quarantined(question.id, split, reason))
+    return kept, quarantine
+
+
+def _execute(corpus: Corpus, questions: Iterable[Question], sandbox: Sandbox) -> list[Execution | None]:
+    """One execution per question; None for one that has no gold SQL or whose database is unknown."""
+    jobs = [
+        SqlJob(str(corpus.databases[q.db_id]), q.gold_sql) if q.gold_sql and q.db_id in corpus.databases else None
+        for q in questions
+    ]
+    executions = iter(sandbox.run([job for job in jobs if job is not None]))
+    return [None if job is None else next(executions) for job in jobs]
+
+
+def _reason(corpus: Corpus, question: Question, execution: Execution | None) -> str | None:
+    """Why a question cannot be used, or None."""
+    if question.db_id not in corpus.databases:
+        return f"unknown database {question.db_id!r}"
+    if execution is None or question.gold_sql is None:
+        return "neither gold SQL nor a gold result" if question.gold_result is None else None
+    if execution.verdict != "ok":
+        return f"gold SQL: {execution.verdict}: {execution.error}"
+    try:
+        unstable = nondeterminism(question.gold_sql, corpus.dialect)
+    except SqlError as error:
+        return f"gold SQL: {error}"
+    if unstable:
+        return f"gold SQL is non-deterministic: {unstable}"
+    given = question.gold_result
+    if given is not None and not results_equal(execution.rows or (), given.rows, given.ordered):
+        return "gold SQL gives other rows than the gold result that came with it"
+    return None
+
+
+def _with_result(question: Question, execution: Execution | None, dialect: str) -> Question:
+    if question.gold_result is not None or execution is None or question.gold_sql is None:
+        return question
+    return replace(question, gold_result=GoldResult(execution.rows or (), orders_rows(question.gold_sql, dialect)))
+
+
+def _keep_labels(questions: list[Question], fraction: float, seed: int) -> list[Question]:
+    labelled = sorted(question.id for question in questions if question.gold_sql is not None)
+    random.Random(seed).shuffle(labelled)
+    kept = set(labelled[: max(1, math.floor(fraction * len(labelled) + 0.5))])
+    return [question if question.id in kept else replace(question, gold_sql=None) for question in questions]
+
+
+def _require_questions(
+    corpus: Corpus, train: list[Question], evaluation: list[Question], quarantine: tuple[Quarantined, ...]
+) -> None:
+    if not corpus.train and not corpus.eval:
+        raise DataError(f"The corpus {corpus.name} has no questions; check its path and the filters in `data`.")
+    for split, before, after in (("training", corpus.train, train), ("evaluation", corpus.eval, evaluation)):
+        if before and not after:
+            name = "train" if split == "training" else "eval"
+            reasons = Counter(item.reason for item in quarantine if item.split == name)
+            reason, count = reasons.most_common(1)[0]
+            raise DataError(
+                f"None of the {len(before)} {split} questions of {corpus.name} can be used "
+                f"({count} for this reason: {reason}); mend the data or choose other questions."
+            )

@@ -1,0 +1,84 @@
+"""The child's side of the sandbox: reads batches of queries from stdin, runs them, answers each on stdout.
+
+Guarantees: only the standard library is imported, so that a killed worker is replaced in tens of milliseconds; the
+process ends when its stdin closes, that is, when the parent is gone. Does not guarantee an end by itself within the
+time limit (the parent kills), only that CPU time beyond the limits of its batch ends it.
+
+Frames, both ways: 4 bytes of little-endian length, then marshal data (plain tuples; nothing in it can run code).
+To the child: `[(database, sql, probe), ...]`. From the child: None once, when it is ready, then one `Reply` a query,
+in order, each sent at once: the query without an answer is therefore the one that hung or killed the worker.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import resource
+import sys
+import time
+from typing import Any, BinaryIO
+
+from rstar_trl.sql.sqlite import OPEN_CONNECTIONS, Limits, SqliteEngine
+
+HEADER_BYTES = 4
+MARSHAL_VERSION = 2  # Later versions track shared objects, which costs time and saves nothing on rows.
+
+
+def frame(message: Any) -> bytes:
+    """A message as it travels."""
+    payload = marshal.dumps(message, MARSHAL_VERSION)
+    return len(payload).to_bytes(HEADER_BYTES, "little") + payload
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes every byte, or raises `OSError` (`BrokenPipeError` when nobody reads)."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def main(arguments: list[str]) -> None:
+    """Serves until stdin closes. Arguments: the four `Limits`, as text."""
+    timeout, max_rows, max_bytes, memory_mb = arguments
+    limits = Limits(float(timeout), int(max_rows), int(max_bytes), int(memory_mb))
+    _restrict(limits)
+    engine = SqliteEngine(limits)
+    try:
+        write_all(1, frame(None))
+        with open(0, "rb") as requests:
+            while batch := _receive(requests):
+                _allow_cpu(limits.timeout * len(batch))
+                for database, sql, probe in batch:
+                    write_all(1, _answer(engine, database, sql, probe))
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _answer(engine: SqliteEngine, database: str, sql: str, probe: bool) -> bytes:
+    reply = engine.run(database, sql, probe)
+    try:
+        return frame(reply)
+    except MemoryError:
+        return frame(("memory", None, (), "the result does not fit into the worker's memory", reply[-1]))
+
+
+def _receive(requests: BinaryIO) -> list[tuple[str, str, bool]] | None:
+    header = requests.read(HEADER_BYTES)
+    if len(header) < HEADER_BYTES:
+        return None
+    return marshal.loads(requests.read(int.from_bytes(header, "little")))
+
+
+def _restrict(limits: Limits) -> None:
+    """Takes away what a query never needs: memory beyond the limit, writing to files, core dumps, descriptors."""
+    memory = limits.memory_mb * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_CONNECTIONS + 16, OPEN_CONNECTIONS + 16))
+
+
+def _allow_cpu(seconds: float) -> None:
+    """Counted anew for each batch: the limit is on the process, and a worker that lives for days has used a lot."""
+    limit = int(time.process_time() + seconds) + 2
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))

@@ -1,0 +1,142 @@
+"""`PPMTrainer`: TRL's `RewardTrainer` for steps instead of whole answers.
+
+Guarantees: rows written by `rstar_trl.trajectories` are encoded as search and `PPMScorer` encode them, so a step is
+scored at the token that ends it (its delimiter, or end-of-sequence); rows without those columns, and already encoded
+ones, are handled by `RewardTrainer` unchanged, with the same loss. Weights are normalised over the data set, not over
+the batch, so the loss does not depend on how batches fall on processes. A pad token equal to the end-of-sequence token
+is refused: the score would be read one token early.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import logsigmoid
+from trl import RewardTrainer
+from trl.trainer.reward_trainer import DataCollatorForPreference
+
+from rstar_trl.errors import DataError, EngineError
+from rstar_trl.policy.tokens import DELIMITER, encode_prompt, encode_step
+from rstar_trl.training.ppm_config import PPMConfig
+
+
+def encode_side(tokenizer: Any, row: dict[str, Any], side: str) -> list[int]:
+    """Token ids of a preference row's `side` ("chosen" or "rejected"): prompt, steps before, the step, and its end."""
+    cut = row["prompt_chars"]
+    ids = encode_prompt(tokenizer, row["prompt"][:cut])
+    *before, last = (row["prompt"][cut:] + row[side]).split(DELIMITER)
+    for step in before:
+        ids += encode_step(tokenizer, step, final=False)
+    return ids + encode_step(tokenizer, last, final=row[f"{side}_final"])
+
+
+def bradley_terry(
+    chosen: torch.Tensor,
+    rejected: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    margin: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The mean of `-w * log sigmoid(chosen - rejected - margin)` over pairs (all arguments [pairs])."""
+    difference = chosen - rejected if margin is None else chosen - rejected - margin
+    loss = -logsigmoid(difference)
+    return loss.mean() if weight is None else (weight * loss).mean()
+
+
+@dataclass
+class PPMDataCollator(DataCollatorForPreference):
+    """TRL's collator, keeping `weight` and, where it is known, whether both sides end their trajectory (`final`)."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().torch_call(examples)
+        if "weight" in examples[0]:
+            batch["weight"] = torch.tensor([row["weight"] for row in examples], dtype=torch.float)
+        if "chosen_final" in examples[0]:
+            batch["final"] = torch.tensor([row["chosen_final"] and row["rejected_final"] for row in examples])
+        return batch
+
+
+class PPMTrainer(RewardTrainer):
+    """Trains a process preference model: a one-label sequence classifier, by Bradley-Terry over weighted step pairs.
+
+    Takes `RewardTrainer`'s arguments, with a `PPMConfig`. The columns beyond `prompt, chosen, rejected`: `weight`;
+    `prompt_chars, chosen_final, rejected_final` (see `rstar_trl.trajectories.rows`); `margin`, which for such step
+    rows counts only with `use_margin`. Logs `accuracy_step` and `accuracy_final` beside `RewardTrainer`'s metrics.
+    """
+
+    _name = "PPM"
+    _tag_names = ["trl", "rstar-trl", "ppm"]
+    args: PPMConfig
+    _signature_columns: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if type(self.data_collator) is DataCollatorForPreference:
+            self.data_collator = PPMDataCollator(
+                pad_token_id=self.data_collator.pad_token_id,
+                pad_to_multiple_of=self.data_collator.pad_to_multiple_of,
+            )
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        if processing_class.pad_token_id == processing_class.eos_token_id:
+            raise EngineError(
+                f"the tokenizer pads with its end-of-sequence token {processing_class.eos_token!r}, so the PPM would "
+                "score a finished trajectory one token early; set a `pad_token` of its own."
+            )
+        if "prompt_chars" in dataset.column_names and "chosen_ids" not in dataset.column_names:
+            dataset = self._encode(dataset, processing_class, args)
+        dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        return _normalise(dataset, args.weighted, dataset_name) if "weight" in dataset.column_names else dataset
+
+    def _encode(self, dataset: Any, tokenizer: Any, args: Any) -> Any:
+        def encode(row: dict[str, Any]) -> dict[str, list[int]]:
+            return {f"{side}_ids": encode_side(tokenizer, row, side) for side in ("chosen", "rejected")}
+
+        unused = [] if args.use_margin or "margin" not in dataset.column_names else ["margin"]
+        return dataset.map(encode, remove_columns=unused, num_proc=args.dataset_num_proc, desc="Encoding pairs")
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        extra = ["weight", "chosen_final", "rejected_final"]
+        self._signature_columns = list(dict.fromkeys([*(self._signature_columns or []), *extra]))
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """`RewardTrainer`'s loss with each pair weighed; its logging is kept by calling it."""
+        weight, final = inputs.pop("weight", None), inputs.pop("final", None)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        chosen, rejected = torch.chunk(outputs.logits.squeeze(-1), chunks=2)
+        if weight is not None:
+            loss = bradley_terry(chosen, rejected, weight, inputs.get("margin"))
+            if self.args.center_rewards_coefficient is not None:
+                loss = loss + self.args.center_rewards_coefficient * ((chosen + rejected) ** 2).mean()
+        if final is not None:
+            self._log_accuracy(chosen > rejected, final, model.training)
+        return (loss, outputs) if return_outputs else loss
+
+    def _log_accuracy(self, right: torch.Tensor, final: torch.Tensor, training: bool) -> None:
+        counts = torch.stack([(right & ~final).sum(), (~final).sum(), (right & final).sum(), final.sum()])
+        steps_right, steps, finals_right, finals = self.accelerator.gather(counts[None]).sum(0).tolist()
+        metrics = self._metrics["train" if training else "eval"]
+        if steps:
+            metrics["accuracy_step"].append(steps_right / steps)
+        if finals:
+            metrics["accuracy_final"].append(finals_right / finals)
+
+
+def _normalise(dataset: Any, weighted: bool, name: str) -> Any:
+    """The data set with `weight` divided by its mean, or without the column when pairs are not to be weighed."""
+    weights = list(dataset["weight"])
+    dataset = dataset.remove_columns("weight")
+    if not weighted or not weights:
+        return dataset
+    if min(weights) < 0 or max(weights) <= 0:
+        raise DataError(f"the {name} pairs have weights from {min(weights)} to {max(weights)}; give positive ones.")
+    mean = sum(weights) / len(weights)
+    return dataset.add_column("weight", [weight / mean for weight in weights])
