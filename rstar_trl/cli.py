@@ -76,6 +76,18 @@ def validate(
 
 
 @app.command()
+def pretrain(
+    recipe: RecipeArgument = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    number: RoundOption = 0,
+    debug: DebugOption = False,
+) -> None:
+    """Let a from-scratch base read the prompts before it is taught (recipes with a `pretrain` section)."""
+    _stage("pretrain", _load(recipe, config, assignments), number)
+
+
+@app.command()
 def search(
     recipe: RecipeArgument = None,
     config: ConfigOption = None,

@@ -1,6 +1,6 @@
 """Every option of a recipe, as dataclasses; `rstar_trl.strict_yaml` reads them from YAML.
 
-The `sft` and `ppm` sections are not repeated here: their keys are the fields of TRL's `SFTConfig` and of our
+The `pretrain`, `sft` and `ppm` sections are not repeated here: their keys are the fields of TRL's `SFTConfig` and of our
 `PPMConfig`, checked against those classes when a recipe is loaded.
 """
 
@@ -42,6 +42,8 @@ class DataConfig:
 class PromptConfig:
     """What the policy is shown before it writes."""
 
+    show_schema: bool = True
+    """Show tables and keys. A policy trained on the very databases it is asked about can do with their name alone."""
     sample_values: int = 2
     """Sample values shown per column; 0 shows none."""
     value_hints: int = 4
@@ -192,6 +194,9 @@ class Recipe:
     """Search during training rounds."""
     trajectories: TrajectoryConfig = field(default_factory=TrajectoryConfig)
     """Selection of training rows."""
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    """Fields of TRL's `SFTConfig`: before anything else, a base built from scratch reads every training prompt twice
+    over, which teaches it the words and to copy values. Uses no label; skipped when empty."""
     sft: dict[str, Any] = field(default_factory=dict)
     """Fields of TRL's `SFTConfig`."""
     ppm: dict[str, Any] = field(default_factory=dict)

@@ -15,9 +15,9 @@ from rstar_trl.config import Recipe
 from rstar_trl.evolution.recipe import evaluation_search, round_search
 from rstar_trl.io import digest
 
-Kind = Literal["data", "base", "bootstrap", "search", "dataset", "sft", "ppm", "evaluate"]
+Kind = Literal["data", "base", "pretrain", "bootstrap", "search", "dataset", "sft", "ppm", "evaluate"]
 
-LAUNCHED: tuple[Kind, ...] = ("search", "sft", "ppm", "evaluate")
+LAUNCHED: tuple[Kind, ...] = ("pretrain", "search", "sft", "ppm", "evaluate")
 """Stages that use a model at length and get processes of their own; each is also a command of that name."""
 
 
@@ -58,6 +58,9 @@ def plan(recipe: Recipe) -> list[Stage]:
     add("data", "data", 0, [], data=asdict(recipe.data), sandbox=sandbox)
     if base:
         add("base", "base", 0, ["data"], model={"from_scratch": recipe.model.from_scratch}, prompt=prompt)
+    if recipe.pretrain:
+        add("pretrain", "pretrain", 0, ["data", *base], pretrain=recipe.pretrain, prompt=prompt, seed=recipe.seed)
+        base = ["pretrain"]
     add("round-0/data", "bootstrap", 0, ["data", *base], prompt=prompt)
     for number in range(len(recipe.rounds) + 1):
         if number:

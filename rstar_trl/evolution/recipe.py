@@ -104,7 +104,7 @@ def _training_sections(document: Document, problems: list[str]) -> dict[Key, dic
     """Checks every `sft` and `ppm` section against its config class; returns their values with the right types."""
     found = {
         (key, name): section
-        for name in ("sft", "ppm")
+        for name in ("pretrain", "sft", "ppm")
         for key in [(name,), *_round_keys(document, name)]
         if (section := _section(document, key))
     }
@@ -115,7 +115,8 @@ def _training_sections(document: Document, problems: list[str]) -> dict[Key, dic
 
     from rstar_trl.training.ppm_config import PPMConfig
 
-    classes = {"sft": _field_types(SFTConfig), "ppm": _field_types(PPMConfig)}
+    sft = _field_types(SFTConfig)
+    classes = {"pretrain": sft, "sft": sft, "ppm": _field_types(PPMConfig)}
     values = {}
     for (key, name), section in found.items():
         built = _collect(problems, classes[name], section)
@@ -150,7 +151,8 @@ def _with_sections(recipe: Recipe, values: dict[Key, dict[str, Any]]) -> Recipe:
         )
         for index, each in enumerate(recipe.rounds)
     ]
-    return dataclasses.replace(recipe, sft=values.get(("sft",), {}), ppm=values.get(("ppm",), {}), rounds=rounds)
+    sections = {name: values.get((name,), {}) for name in ("pretrain", "sft", "ppm")}
+    return dataclasses.replace(recipe, **sections, rounds=rounds)
 
 
 def _consistent(recipe: Recipe, document: Document, path: Path, problems: list[str]) -> None:
@@ -169,7 +171,12 @@ def _consistent(recipe: Recipe, document: Document, path: Path, problems: list[s
     if spec is not None and not isinstance(spec.get("architecture"), str):
         problems.append(
             f"{document.at(('model', 'from_scratch'))}: `model.from_scratch` needs `architecture`, "
-            "a model type of transformers such as qwen2."
+            "a model type of transformers such as llama."
+        )
+    if recipe.pretrain and spec is None:
+        problems.append(
+            f"{document.at(('pretrain',))}: `pretrain` warms up a model built from scratch, and this one is loaded; "
+            "delete the section."
         )
     name = recipe.model.name_or_path
     if name and name.startswith(("/", ".", "~")) and not Path(name).expanduser().is_dir():

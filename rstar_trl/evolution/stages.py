@@ -95,6 +95,24 @@ def build_base(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metr
     return {"texts": len(texts)}
 
 
+def pretrain(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
+    """The from-scratch base reads every training prompt twice over; no label is used."""
+    from rstar_trl.policy.prompting import Prompter
+    from rstar_trl.training.sft import run_sft
+
+    data = load_data(loaded.folder / "data")
+    prompter = Prompter(data.databases, loaded.recipe.prompt)
+    rows = stage.folder / "prompts.jsonl"
+    if processes.first:
+        prompts = [prompter.prompt(question) for question in data.train]
+        write_jsonl(rows, ({"prompt": prompt, "completion": prompt} for prompt in prompts))
+    processes.barrier()
+    settings = {"completion_only_loss": False, **stage.config["pretrain"]}
+    metrics = run_sft(str(loaded.folder / "base"), rows, stage.folder, settings, None, stage.seed)
+    release_memory()
+    return metrics
+
+
 def bootstrap(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
     """The cold start's training rows: the labelled gold SQL, step by step."""
     from rstar_trl.policy.bootstrap import bootstrap_rows
@@ -234,6 +252,7 @@ def evaluate(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metric
 RUN: Mapping[Kind, Callable[[LoadedRecipe, Stage, Processes], Metrics]] = {
     "data": prepare_data,
     "base": build_base,
+    "pretrain": pretrain,
     "bootstrap": bootstrap,
     "search": search,
     "dataset": dataset,
@@ -245,7 +264,8 @@ RUN: Mapping[Kind, Callable[[LoadedRecipe, Stage, Processes], Metrics]] = {
 
 def base_model(loaded: LoadedRecipe) -> str:
     """The folder or Hub name every round starts from."""
-    return loaded.recipe.model.name_or_path or str(loaded.folder / "base")
+    built = "pretrain" if loaded.recipe.pretrain else "base"
+    return loaded.recipe.model.name_or_path or str(loaded.folder / built)
 
 
 def ppm_folder(run: Path, number: int) -> Path | None:

@@ -22,7 +22,7 @@ def build_base(spec: dict[str, Any], texts: Iterable[str], output_dir: Path, see
     that architecture's config.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     spec = dict(spec)
     architecture, vocab_size = spec.pop("architecture"), spec.pop("vocab_size", 2000)
@@ -37,6 +37,14 @@ def build_base(spec: dict[str, Any], texts: Iterable[str], output_dir: Path, see
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
+    # transformers ties some architectures to a tokenizer class that replaces what was trained here.
+    reloaded = AutoTokenizer.from_pretrained(output_dir)
+    probe = "-- two rows, 2014\nSELECT a_b\n\n"
+    if len(reloaded) != len(tokenizer) or reloaded(probe)["input_ids"] != tokenizer(probe)["input_ids"]:
+        raise ConfigError(
+            f"`model.from_scratch.architecture`: transformers loads its own tokenizer for `{architecture}` models and "
+            "would ignore the one trained on the corpus; use `llama`, `qwen3` or `mistral`."
+        )
 
 
 def model_config(architecture: str, fields: dict[str, Any]) -> Any:

@@ -43,7 +43,7 @@ class Prompter:
 
     def _content(self, question: Question) -> str:
         schema, text = self._schema(question)
-        parts = [text]
+        parts = [text if self.config.show_schema else question.db_id]
         if self.config.value_hints:
             hints = value_hints(schema, question.question, self.config.value_hints)
             parts += [f"{table}.{column} = {_quoted(value)}" for table, column, value in hints]

@@ -55,7 +55,8 @@ def steps_from_sql(sql: str, dialect: str = "sqlite") -> tuple[Step, ...]:
 def canonical(sql: str, dialect: str = "sqlite") -> str:
     """A text that is equal for queries whose syntax trees are equal up to formatting.
 
-    Blanks, comments, keyword case, the case of unquoted identifiers and parentheses around the whole query do not
+    Blanks, comments, keyword case, the case of unquoted identifiers, parentheses around the whole query and spellings
+    sqlglot writes alike (`FROM t, u` and `CROSS JOIN`, `IFNULL` and `COALESCE` of two) do not
     count; aliases, the order of conditions and the quoting of identifiers do. Raises `SqlError` for text that does not
     parse.
     """

@@ -1,4 +1,4 @@
-"""Clause steps on every gold query of Spider: round trip, same result, every prefix runs. Exceptions stand here by name.
+"""Clause steps on every gold query of Spider: round trip, same result, every prefix runs. Exceptions are named here.
 
 Each exception is a (database, query) pair under its reason; a new one fails the test, and so does one that is mended.
 """

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import sqlite3
 import tempfile
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -17,18 +18,28 @@ from rstar_trl.data.demo.catalog import DOMAINS
 from rstar_trl.data.demo.domains import Content, Domain, ddl, make_content
 from rstar_trl.data.demo.questions import make_questions
 from rstar_trl.data.question import Corpus, Question
-from rstar_trl.errors import StorageError
+from rstar_trl.errors import DataError, StorageError
 from rstar_trl.io import digest
 
 TRAIN, EVAL = 4000, 400
 
 
-def build_demo(folder: Path, seed: int = 0) -> Corpus:
-    """The demo corpus for `seed`, with its databases under `folder`/databases. Raises `StorageError`."""
+def build_demo(folder: Path, seed: int = 0, only: Sequence[str] | None = None) -> Corpus:
+    """The demo corpus for `seed`, with its databases under `folder`/databases.
+
+    `only` names the databases all questions are about (the number of questions stays); all ten when None. Raises
+    `DataError` for a name that is none of theirs, and `StorageError`.
+    """
+    unknown = sorted(set(only or ()) - {domain.name for domain in DOMAINS})
+    if unknown:
+        known = ", ".join(domain.name for domain in DOMAINS)
+        raise DataError(f"the demo has no database {', '.join(unknown)}; it has {known}.")
     parts: dict[str, tuple[Domain, Content, sqlite3.Connection]] = {}
     databases: dict[str, Path] = {}
     try:
         for domain in DOMAINS:
+            if only is not None and domain.name not in only:
+                continue
             content = make_content(domain, seed)
             connection = _in_memory(domain, content)
             parts[domain.name] = (domain, content, connection)
