@@ -23,6 +23,8 @@ from transformers.cache_utils import DynamicLayer
 from rstar_trl.errors import EngineError
 
 SHARED, PADDING = -1, -2
+GROWTH = 12
+"""Appends that a growing batch makes room for at once."""
 
 Segment = torch.Tensor
 """Keys and values of consecutive tokens: [layers, 2, heads, tokens, head size]."""
@@ -31,6 +33,10 @@ Segment = torch.Tensor
 def require_full_attention(config: PreTrainedConfig) -> None:
     """Refuses a model that a 4D mask over one growing cache cannot drive."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    window = getattr(config, "sliding_window", None)
+    # A config that names each layer's kind has said whether its window is used; the others always use it.
+    if window is not None and not hasattr(config, "layer_types") and window < config.max_position_embeddings:
+        kinds.add(f"sliding_window {window}")
     if kinds:
         raise EngineError(
             f"{config.model_type} uses {', '.join(sorted(kinds))} layers, which cannot share a prefix between siblings; "
@@ -72,7 +78,7 @@ class BranchBatch:
     """The state of one batch: keys and values written in place, and which branch each of them belongs to."""
 
     def __init__(self, model: Any, pasts: Sequence[Sequence[Segment]], room: int):
-        """`pasts`: per row the cached segments of its prefix; `room`: slots for tokens still to come."""
+        """`pasts`: per row the cached segments of its prefix; `room`: slots for the first tokens to come."""
         config = model.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -100,6 +106,8 @@ class BranchBatch:
         """
         new = tokens.shape[1]
         start, end = self.used, self.used + new
+        if end > self.branch.shape[1]:
+            self._grow(GROWTH * new)
         self.branch[:, start:end] = branch
         slots = torch.arange(end, device=self.device)
         keys = self.branch[:, None, :end]
@@ -124,9 +132,16 @@ class BranchBatch:
 
     def keep(self, rows: torch.Tensor) -> None:
         """Drops all rows but those given (indices)."""
-        self.store = self.store.index_select(2, rows)
-        self.branch = self.branch.index_select(0, rows)
+        self.store = self.store[:, :, :, :, : self.used].index_select(2, rows)
+        self.branch = self.branch[:, : self.used].index_select(0, rows)
         self.lengths = self.lengths.index_select(0, rows)
+
+    def _grow(self, room: int) -> None:
+        """Makes room for more tokens. The store grows by parts: most steps end long before they must."""
+        blank = self.store.new_zeros((*self.store.shape[:4], room, self.store.shape[5]))
+        self.store = torch.cat([self.store[:, :, :, :, : self.used], blank], dim=4)
+        padding = self.branch.new_full((len(self.branch), room), PADDING)
+        self.branch = torch.cat([self.branch[:, : self.used], padding], dim=1)
 
 
 class _Slots(DynamicLayer):

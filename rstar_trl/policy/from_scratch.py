@@ -19,15 +19,19 @@ def build_base(spec: dict[str, Any], texts: Iterable[str], output_dir: Path, see
     """Writes a randomly initialised causal model and its tokenizer to `output_dir`.
 
     `spec`: `architecture` (a `model_type` of transformers), `vocab_size` (the tokenizer's upper bound), and fields of
-    that architecture's config.
+    that architecture's config. Raises `ConfigError` for a spec or architecture that cannot be built, and `EngineError`
+    for one that could not be searched with.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from rstar_trl.policy.branches import require_full_attention
 
     spec = dict(spec)
     architecture, vocab_size = spec.pop("architecture"), spec.pop("vocab_size", 2000)
     tokenizer = train_tokenizer(texts, vocab_size)
     config = model_config(architecture, spec)
+    require_full_attention(config)
     config.vocab_size = len(tokenizer)
     config.bos_token_id, config.eos_token_id = None, tokenizer.eos_token_id
     config.pad_token_id = tokenizer.pad_token_id
@@ -43,7 +47,7 @@ def build_base(spec: dict[str, Any], texts: Iterable[str], output_dir: Path, see
     if len(reloaded) != len(tokenizer) or reloaded(probe)["input_ids"] != tokenizer(probe)["input_ids"]:
         raise ConfigError(
             f"`model.from_scratch.architecture`: transformers loads its own tokenizer for `{architecture}` models and "
-            "would ignore the one trained on the corpus; use `llama`, `qwen3` or `mistral`."
+            "would ignore the one trained on the corpus; use `llama` or `qwen3`."
         )
 
 

@@ -88,9 +88,7 @@ class TransformersEngine:
             for request in requests
         ]
         longest = self.max_step_tokens
-        batch, output, computed = prefill(
-            self.model, self.cache, keys, pieces, longest * n, read_last=True, logits_to_keep=1
-        )
+        batch, output, computed = prefill(self.model, self.cache, keys, pieces, 12 * n, read_last=True, logits_to_keep=1)
         self.prompt_tokens += computed
         state = _Siblings.start(requests, longest, batch)
         logits = output.logits[:, -1:].expand(-1, n, -1)

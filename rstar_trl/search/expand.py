@@ -15,14 +15,14 @@ from typing import Any
 from rstar_trl.config import SearchConfig
 from rstar_trl.errors import SqlError
 from rstar_trl.io import digest
-from rstar_trl.policy.interface import Candidate, ProposeRequest, ScoreRequest
+from rstar_trl.policy.interface import Candidate, FinishReason, ProposeRequest, ScoreRequest
 from rstar_trl.search.effects import Effect, RunSql, ScoreSteps, Task
 from rstar_trl.search.tree import Tree
 from rstar_trl.sql.compare import result_key, results_equal
 from rstar_trl.sql.execution import Execution, SqlJob
 from rstar_trl.sql.steps import Step, canonical_step, check_order, is_complete, parse_step, partial_sql, sql_from_steps
 
-Key = tuple[str, str, bool]
+Key = tuple[str, str, FinishReason]
 
 
 @dataclass
@@ -52,7 +52,8 @@ class State:
 
 def start(task: Task, config: SearchConfig) -> State:
     """A tree with nothing but its root."""
-    config_digest = digest(vars(config))
+    # How many others are in flight is no part of what a tree is.
+    config_digest = digest({name: value for name, value in vars(config).items() if name != "trees_in_flight"})
     return State(Tree(task.question_id, task.db_id, task.prompt, config_digest, task.seed), task, config)
 
 
@@ -84,9 +85,10 @@ def _place(state: State, parent: int, candidate: Candidate) -> None:
     final = candidate.finish == "eos"
     try:
         step = parse_step(candidate.text, dialect)
-        key = (*canonical_step(step, dialect), final)
+        # A step that was cut off may read like a whole one; it must not stand for it, nor the other way round.
+        key: Key = (*canonical_step(step, dialect), candidate.finish)
     except SqlError as error:
-        key, problem, steps = ("", candidate.text, final), str(error), state.steps[parent]
+        key, problem, steps = ("", candidate.text, candidate.finish), str(error), state.steps[parent]
     else:
         steps = (*state.steps[parent], step)
         problem = _problem(steps, candidate, state.config)

@@ -1,8 +1,8 @@
 """Keeps many trees in flight: each generation batch is filled from whichever trees are ready.
 
-Guarantees: at most `in_flight` trees at once, a finished one makes room for the next; a tree's outcome does not depend
-on the others (up to floating-point rounding in the engine). SQL and scores are answered first, so that as many trees as
-possible join the next generation batch.
+Guarantees: at most `trees_in_flight` trees at once, a finished one makes room for the next; a tree's outcome does not
+depend on the others (up to floating-point rounding in the engine). SQL and scores are answered first, so that every
+tree in flight joins the next generation batch.
 """
 
 from __future__ import annotations
@@ -40,17 +40,15 @@ def run_searches(
     waiting = iter(tasks)
     running: list[_Running] = []
     while True:
+        while any(not isinstance(run.waits_for, ProposeRequest) for run in running):
+            running = _answer_scores(_answer_sql(running, sandbox, on_tree), scorer, on_tree)
+        # Trees begin by asking for steps, so those that take the place of finished ones join this very batch.
         for task in islice(waiting, config.trees_in_flight - len(running)):
             running.append(_begin(task, config))
         if not running:
             return
-        running = _answer_sql(running, sandbox, on_tree)
-        running = _answer_scores(running, scorer, on_tree)
-        asking = [run for run in running if isinstance(run.waits_for, ProposeRequest)]
-        if len(asking) < len(running):
-            continue
-        answers = engine.propose([run.waits_for for run in asking if isinstance(run.waits_for, ProposeRequest)])
-        running = _resume(list(zip(asking, answers, strict=True)), on_tree)
+        answers = engine.propose([run.waits_for for run in running if isinstance(run.waits_for, ProposeRequest)])
+        running = _resume(list(zip(running, answers, strict=True)), on_tree)
 
 
 def _begin(task: Task, config: SearchConfig) -> _Running:

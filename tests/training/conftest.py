@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import SPEC, pair_rows, sft_row, write_rows
+from tests.training.toys import SPEC, pair_rows, sft_row, write_rows
 
 from rstar_trl.policy.from_scratch import build_base
 

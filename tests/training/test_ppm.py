@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from toys import pair_rows
+from tests.training.toys import pair_rows
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from rstar_trl.errors import ConfigError

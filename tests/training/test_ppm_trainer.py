@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from toys import pair_rows
+from tests.training.toys import pair_rows
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardTrainer
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from toys import sft_row, write_rows
+from tests.training.toys import sft_row, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rstar_trl.errors import ConfigError, DataError, EngineError

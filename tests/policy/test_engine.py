@@ -1,0 +1,145 @@
+"""The engine against a plain loop: one forward pass per token, no batch, no cache, no branches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rstar_trl.errors import EngineError
+from rstar_trl.policy.interface import Candidate, ProposeRequest
+from rstar_trl.policy.transformers_engine import TransformersEngine, load_policy
+from tests.policy.toys import build, merging_tokenizer, one_by_one, random_model
+
+LONGEST = 24
+FROM, WHERE = "-- use singer\nFROM singer", "-- keep rows by age\nWHERE age > 30"
+REQUESTS = [
+    ProposeRequest("singer: id, name, age\nhow many singers?\n", (), 5, 1.0, 11),
+    ProposeRequest("singer: id, name, age\nhow many singers?\n", (FROM,), 5, 1.0, 12),
+    ProposeRequest("singer: id, name, age\nhow many singers?\n", (FROM, WHERE), 5, 0.7, 13),
+    ProposeRequest("concert: id, title\nwhich titles?\n", (), 3, 1.3, 14),
+    ProposeRequest("concert: id, title\nwhich titles?\n", ("FROM concert",), 5, 1.0, 15),
+    ProposeRequest("", (FROM,), 1, 1.0, 16),
+]
+
+
+def same(found: list[Candidate], expected: list[Candidate]) -> None:
+    assert [(c.text, c.tokens, c.finish) for c in found] == [(c.text, c.tokens, c.finish) for c in expected]
+    assert [c.logprob for c in found] == pytest.approx([c.logprob for c in expected], abs=1e-3)
+
+
+def engine_of(folder: Path, **options: Any) -> TransformersEngine:
+    loaded = TransformersEngine.load(str(folder), max_step_tokens=LONGEST)
+    return TransformersEngine(loaded.model, loaded.tokenizer, LONGEST, **options)
+
+
+def test_candidates_equal_those_of_a_plain_loop(policy_dir: Path) -> None:
+    engine = engine_of(policy_dir)
+    answers = engine.propose(REQUESTS[:5])
+    for request, found in zip(REQUESTS[:5], answers, strict=True):
+        same(found, one_by_one(engine.model, engine.tokenizer, request, LONGEST))
+        assert len(found) == request.n
+    assert len({candidate.text for found in answers for candidate in found}) > 5
+
+
+def test_greedy_is_the_arg_max_of_every_step(policy_dir: Path) -> None:
+    engine = engine_of(policy_dir)
+    requests = [ProposeRequest(r.prompt, r.steps, 1, 0.0, r.seed) for r in REQUESTS[:5]]
+    for request, found in zip(requests, engine.propose(requests), strict=True):
+        same(found, one_by_one(engine.model, engine.tokenizer, request, LONGEST))
+
+
+def test_alone_in_a_batch_cold_or_warm_the_answer_is_the_same(policy_dir: Path) -> None:
+    engine = engine_of(policy_dir)
+    cold = engine.propose(REQUESTS[:5])
+    computed = engine.prompt_tokens
+    warm = engine.propose(REQUESTS[:5][::-1])[::-1]
+    assert engine.prompt_tokens - computed < computed
+    small = engine_of(policy_dir, rows_per_batch=1, cache_bytes=0)
+    for request, first, second in zip(REQUESTS[:5], cold, warm, strict=True):
+        same(second, first)
+        same(engine_of(policy_dir).propose([request])[0], first)
+        same(small.propose([request])[0], first)
+
+
+def test_same_prefix_twice_in_a_batch_keeps_its_streams_apart(policy_dir: Path) -> None:
+    engine = engine_of(policy_dir)
+    twice = [ProposeRequest(REQUESTS[1].prompt, (FROM,), 4, 1.0, seed) for seed in (1, 2, 1)]
+    first, other, again = engine.propose(twice)
+    same(first, again)
+    assert [c.text for c in first] != [c.text for c in other]
+
+
+def test_a_step_ends_inside_a_merged_token() -> None:
+    """Tokens that hold the delimiter in their middle, or that make it only together, end a step where it stands."""
+    tokenizer = merging_tokenizer()
+    pieces = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    assert any("\n\n" in piece.strip("\n") or piece.startswith("\n\n-") for piece in pieces)
+    model = random_model("llama", len(tokenizer), initializer_range=0.05)
+    engine = TransformersEngine(model, tokenizer, 12)
+    requests = [ProposeRequest("x", (), 8, 1.0, seed) for seed in range(30)]
+    answers = engine.propose(requests)
+    for request, found in zip(requests, answers, strict=True):
+        same(found, one_by_one(model, tokenizer, request, 12))
+        assert not any("\n\n" in candidate.text for candidate in found)
+    finishes = {candidate.finish for found in answers for candidate in found}
+    assert finishes == {"step", "eos", "length"}
+
+
+def test_logprob_is_at_temperature_one_whatever_the_sampling(policy_dir: Path) -> None:
+    """The same text drawn hot and cold has one log-probability."""
+    engine = engine_of(policy_dir)
+    seen: dict[tuple[str, str], set[float]] = {}
+    for temperature in (0.3, 0.6, 1.0):
+        for found in engine.propose([ProposeRequest(REQUESTS[0].prompt, (FROM,), 16, temperature, 5)]):
+            for candidate in found:
+                seen.setdefault((candidate.text, candidate.finish), set()).add(round(candidate.logprob, 3))
+    assert any(len(values) for values in seen.values())
+    assert all(max(values) - min(values) < 5e-3 for values in seen.values())
+
+
+def test_nothing_asked_is_nothing_answered(llama_dir: Path) -> None:
+    assert engine_of(llama_dir).propose([]) == []
+
+
+def test_missing_model_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "gone", tmp_path / "empty"):
+        with pytest.raises(EngineError) as caught:
+            TransformersEngine.load(str(path))
+        assert str(path) in str(caught.value) and "check the path" in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_model_with_sliding_windows_is_refused(llama_dir: Path) -> None:
+    tokenizer = engine_of(llama_dir).tokenizer
+    model = random_model("mistral", len(tokenizer), sliding_window=32)
+    with pytest.raises(EngineError, match="mistral"):
+        TransformersEngine(model, tokenizer)
+
+
+def test_adapter_folder_equals_the_merged_model(llama_dir: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = load_policy(str(llama_dir), "float32")
+    torch.manual_seed(0)
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    merged = adapted.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    loaded = load_policy(str(tmp_path / "adapter"), "float32")
+    assert type(loaded) is type(merged)
+    ids = torch.arange(5, 25)[None]
+    with torch.inference_mode():
+        found, expected = loaded(ids).logits, load_policy(str(tmp_path / "merged"), "float32")(ids).logits
+        plain = load_policy(str(llama_dir), "float32")(ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found, plain, atol=1e-2)
+
+
+def test_mistral_with_full_attention_works_like_the_others(tmp_path: Path) -> None:
+    folder = build("mistral", tmp_path, sliding_window=None)
+    engine = engine_of(folder)
+    same(engine.propose(REQUESTS[1:2])[0], one_by_one(engine.model, engine.tokenizer, REQUESTS[1], LONGEST))
