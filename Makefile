@@ -5,14 +5,14 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 DEMO_RUN := runs/quickstart
-DEMO_DB := $(DEMO_RUN)/data/demo/databases/library.sqlite
+DEMO_DB := $(DEMO_RUN)/data/demo/databases/shop.sqlite
 QUESTION ?= List the titles of books by authors whose prizes is less than 17.
 
 .PHONY: demo test test-slow check clean
 
 # Self-evolution from nothing on the CPU, then one question searched live with its tree.
 demo: $(RUN_STAMP)
-	$(BIN)/rstar-trl evolve recipes/quickstart.yaml --in-process
+	$(BIN)/accelerate launch --config_file accelerate_configs/cpu_2.yaml -m rstar_trl evolve recipes/quickstart.yaml
 	$(BIN)/rstar-trl ask --db $(DEMO_DB) --model $(DEMO_RUN) --tree "$(QUESTION)"
 
 test: $(DEV_STAMP)

@@ -28,12 +28,17 @@ class DataConfig:
     """Use this many evaluation questions (a seeded sample); all when empty."""
     databases: list[str] | None = None
     """Use only the questions about these databases; all when empty."""
+    held_out: float | None = None
+    """Evaluate on this fraction of the training queries, kept from training with all their wordings, instead of on
+    the data set's own evaluation questions (whose databases may all be new to the policy)."""
     seed: int = 0
     """Draws the samples and the labelled fraction; for the demo also the corpus."""
 
     def __post_init__(self) -> None:
         if self.source != "demo" and not self.path:
             raise ConfigError(f"`data.path` is needed for source {self.source}; give the folder of the data set.")
+        if self.held_out is not None and not 0 < self.held_out < 1:
+            raise ConfigError(f"`data.held_out` must lie between 0 and 1, not {self.held_out}.")
         if not 0 < self.label_fraction <= 1:
             raise ConfigError(f"`data.label_fraction` must be above 0 and at most 1, not {self.label_fraction}.")
 

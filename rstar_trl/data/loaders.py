@@ -8,6 +8,7 @@ whose database file is missing stays in the corpus, for the gold check to report
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
@@ -208,6 +209,8 @@ def _narrowed(corpus: Corpus, config: DataConfig) -> Corpus:
     if wanted - known:
         unknown, existing = ", ".join(sorted(wanted - known)), ", ".join(sorted(known))
         raise DataError(f"`data.databases` names {unknown}, which {corpus.name} does not have; it has {existing}.")
+    if config.held_out is not None:
+        corpus = _held_out(corpus, wanted, config.held_out, f"{config.seed}/held out")
     train = _sampled(corpus.train, wanted, config.train_size, f"{config.seed}/train")
     evaluation = _sampled(corpus.eval, wanted, config.eval_size, f"{config.seed}/eval")
     if not train and not evaluation:
@@ -217,6 +220,20 @@ def _narrowed(corpus: Corpus, config: DataConfig) -> Corpus:
     if not databases:
         raise DataError(f"no question that is left of {corpus.name} has a database file; widen `data.databases`.")
     return Corpus(corpus.name, train, evaluation, databases, corpus.dialect)
+
+
+def _held_out(corpus: Corpus, wanted: set[str], fraction: float, seed: str) -> Corpus:
+    """Splits the training questions by query, so that no wording of an evaluation query is trained on."""
+    groups: dict[tuple[str, str], list[Question]] = {}
+    for question in corpus.train:
+        if question.db_id in wanted:
+            query = question.gold_sql.lower() if question.gold_sql is not None else question.id
+            groups.setdefault((question.db_id, "".join(query.split())), []).append(question)
+    keys = sorted(groups)
+    chosen = set(Random(seed).sample(keys, round(fraction * len(keys))))
+    train = tuple(question for key in keys if key not in chosen for question in groups[key])
+    evaluation = tuple(question for key in keys if key in chosen for question in groups[key])
+    return dataclasses.replace(corpus, train=train, eval=evaluation)
 
 
 def _sampled(questions: tuple[Question, ...], wanted: set[str], size: int | None, seed: str) -> tuple[Question, ...]:

@@ -105,7 +105,7 @@ def evaluate(
     }
     for method in config.methods:
         source, how = answers[method]
-        chosen = [(tree, choose_answer(tree, how)) for tree in trees[source]]  # type: ignore[arg-type]
+        chosen = [(tree, choose_answer(tree, how)) for tree in trees[source]]
         metrics[method] = measure(questions, chosen, sandbox, databases, dialect) | cost(
             trees[source], _seconds(out, source), config.price_per_million_tokens
         )

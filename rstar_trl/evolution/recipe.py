@@ -151,7 +151,7 @@ def _with_sections(recipe: Recipe, values: dict[Key, dict[str, Any]]) -> Recipe:
         )
         for index, each in enumerate(recipe.rounds)
     ]
-    sections = {name: values.get((name,), {}) for name in ("pretrain", "sft", "ppm")}
+    sections: dict[str, Any] = {name: values.get((name,), {}) for name in ("pretrain", "sft", "ppm")}
     return dataclasses.replace(recipe, **sections, rounds=rounds)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -39,8 +40,8 @@ def require_full_attention(config: PreTrainedConfig) -> None:
         kinds.add(f"sliding_window {window}")
     if kinds:
         raise EngineError(
-            f"{config.model_type} uses {', '.join(sorted(kinds))} layers, which cannot share a prefix between siblings; "
-            "use a model with full attention (Llama, Qwen2, Qwen3, ...) or serve this one over HTTP."
+            f"{config.model_type} uses {', '.join(sorted(kinds))} layers, which cannot share a prefix between "
+            "siblings; use a model with full attention (Llama, Qwen2, Qwen3, ...) or serve this one over HTTP."
         )
 
 
@@ -187,7 +188,7 @@ def prefill(
     output (None when nothing had to be computed) and the number of tokens computed.
     """
     pasts = [cache.longest(key[:-1] if read_last else key) for key in keys]
-    fresh = [sum(parts[len(past) :], []) for parts, past in zip(pieces, pasts, strict=True)]
+    fresh = [list(chain(*parts[len(past) :])) for parts, past in zip(pieces, pasts, strict=True)]
     width = max(len(tokens) for tokens in fresh)
     batch = BranchBatch(model, pasts, width + room)
     if not width:

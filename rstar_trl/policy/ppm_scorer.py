@@ -7,6 +7,7 @@ the trajectory), exactly where `PPMTrainer` trains it. Prefixes already scored a
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ class PPMScorer:
         pieces = [[self._encode_prompt(key[0]), *(self._encode_step(step, False) for step in key[1:])] for key in keys]
         width = max(sum(map(len, row)) for row in steps)
         batch, _, _ = prefill(self.backbone, self.cache, keys, pieces, width, read_last=False)
-        tokens = pad([sum(row, []) for row in steps], 0, left=False, device=batch.device)
+        tokens = pad([list(chain(*row)) for row in steps], 0, left=False, device=batch.device)
         branch = pad([[i for i, ids in enumerate(row) for _ in ids] for row in steps], PADDING, False, batch.device)
         offset = pad([[p for ids in row for p in range(len(ids))] for row in steps], 0, False, batch.device)
         start = batch.used

@@ -33,7 +33,14 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> Any:
 
 
 def check_path(path: str) -> None:
-    """A path that looks local and is missing is named here; otherwise the Hub would be asked for it."""
+    """A path that looks local and is missing is named here; otherwise the Hub would be asked for it.
+
+    A folder loads in a moment and needs no progress bar; a download keeps its own.
+    """
+    from transformers.utils import logging
+
+    if Path(path).is_dir():
+        logging.disable_progress_bar()
     if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not Path(path).exists():
         raise EngineError(f"the model folder {path} does not exist; check the path or train the model first.")
 

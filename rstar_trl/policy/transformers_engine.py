@@ -1,8 +1,8 @@
 """The embedded engine: samples steps with a `transformers` causal model on CPU or GPU.
 
 Guarantees: a request's candidates come from its own random stream (`seed`), so they do not depend on the batch beyond
-floating-point rounding; a prefix that is cached is not computed again; log-probabilities are at temperature 1, whatever
-the sampling temperature. Does not: run models without full attention (see `branches.require_full_attention`).
+floating-point rounding; a prefix that is cached is not computed again; log-probabilities are at temperature 1,
+whatever the sampling temperature. Does not: run models without full attention (see `branches.require_full_attention`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TransformersEngine:
         rows_per_batch: int = 128,
         cache_bytes: int = 2 << 30,
     ):
-        """`rows_per_batch`: tree nodes expanded in one forward pass; `cache_bytes`: keys and values kept of prefixes."""
+        """`rows_per_batch`: tree nodes expanded in one pass; `cache_bytes`: keys and values kept of prefixes."""
         require_full_attention(model.config)
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -88,7 +88,9 @@ class TransformersEngine:
             for request in requests
         ]
         longest = self.max_step_tokens
-        batch, output, computed = prefill(self.model, self.cache, keys, pieces, 12 * n, read_last=True, logits_to_keep=1)
+        batch, output, computed = prefill(
+            self.model, self.cache, keys, pieces, 12 * n, read_last=True, logits_to_keep=1
+        )
         self.prompt_tokens += computed
         state = _Siblings.start(requests, longest, batch)
         logits = output.logits[:, -1:].expand(-1, n, -1)
@@ -113,18 +115,21 @@ def load_policy(path: str, dtype: str, trust_remote_code: bool = False) -> Any:
     from transformers import AutoModelForCausalLM
 
     check_path(path)
-    options = {"dtype": getattr(torch, dtype), "attn_implementation": "sdpa", "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, dtype),
+        "attn_implementation": "sdpa",
+        "trust_remote_code": trust_remote_code,
+    }
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         raise EngineError(f"no policy could be loaded from {path}: {first_line(error)}; check the path.") from error
     if getattr(model, "peft_config", None):
         from peft import PeftModel
 
-        base = next(iter(model.peft_config.values())).base_model_name_or_path
-        model = PeftModel.from_pretrained(
-            AutoModelForCausalLM.from_pretrained(base, **options), path
-        ).merge_and_unload()
+        base = str(next(iter(model.peft_config.values())).base_model_name_or_path)
+        wrapped: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, **options), path)
+        model = wrapped.merge_and_unload()
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -229,7 +234,7 @@ class _Siblings:
     def _write_out(self) -> None:
         columns = (self.tokens.tolist(), self.logprob.tolist(), self.length.tolist(), self.done.tolist())
         for row, *values in zip(self.row.tolist(), *columns, strict=True):
-            self.finished[row] = tuple(values)  # type: ignore[assignment]
+            self.finished[row] = tuple(values)
 
 
 def _finish(ids: list[int], done: bool, eos: int) -> FinishReason:

@@ -84,7 +84,7 @@ def _answer_scores(running: list[_Running], scorer: Scorer | None, on_tree: Call
     return [run for run in running if not isinstance(run.waits_for, ScoreSteps)] + _resume(answers, on_tree)
 
 
-def _resume(answers: list[tuple[_Running, list]], on_tree: Callable[[Tree], None]) -> list[_Running]:  # type: ignore[type-arg]
+def _resume(answers: list[tuple[_Running, list]], on_tree: Callable[[Tree], None]) -> list[_Running]:
     going = []
     for run, answer in answers:
         try:

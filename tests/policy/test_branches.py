@@ -40,7 +40,7 @@ def run(model: Any, cache: PrefixCache, read_last: bool = False) -> tuple[Any, A
 
 @torch.inference_mode()
 def append_all_at_once(batch: Any) -> torch.Tensor:
-    tokens = pad([sum(row, []) for row in BRANCHES], 0, False, batch.device)
+    tokens = pad([[token for ids in row for token in ids] for row in BRANCHES], 0, False, batch.device)
     branch = [[i for i, ids in enumerate(row) for _ in ids] for row in BRANCHES]
     offset = [[p for ids in row for p in range(len(ids))] for row in BRANCHES]
     return batch.append(

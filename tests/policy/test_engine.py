@@ -78,11 +78,11 @@ def test_a_step_ends_inside_a_merged_token() -> None:
     pieces = [tokenizer.decode([token]) for token in range(len(tokenizer))]
     assert any("\n\n" in piece.strip("\n") or piece.startswith("\n\n-") for piece in pieces)
     model = random_model("llama", len(tokenizer), initializer_range=0.05)
-    engine = TransformersEngine(model, tokenizer, 12)
+    engine = TransformersEngine(model, tokenizer, 6)
     requests = [ProposeRequest("x", (), 8, 1.0, seed) for seed in range(30)]
     answers = engine.propose(requests)
     for request, found in zip(requests, answers, strict=True):
-        same(found, one_by_one(model, tokenizer, request, 12))
+        same(found, one_by_one(model, tokenizer, request, 6))
         assert not any("\n\n" in candidate.text for candidate in found)
     finishes = {candidate.finish for found in answers for candidate in found}
     assert finishes == {"step", "eos", "length"}

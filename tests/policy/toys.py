@@ -1,4 +1,4 @@
-"""Small random models whose tokenizer has everything that can go wrong at a step's end, and a plain way to run them."""
+"""Small random models, tokenizers with all that can go wrong at a step's end, and a plain way to sample."""
 
 from __future__ import annotations
 

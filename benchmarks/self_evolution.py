@@ -1,0 +1,128 @@
+"""Is self-evolution real, and does search pay? One command, several seeds, two controls.
+
+    python benchmarks/self_evolution.py recipes/quickstart.yaml --seeds 0 1 2 --out runs/benchmark
+
+For every seed: the recipe as it stands (its last round answers by every method, on all evaluation questions), and two
+controls that are trained like its policy, from the same kind of base and for as many steps as all its rounds together,
+but never search: `cold` on the labelled fraction of the SQL, `ceiling` on all of it. Prints Markdown tables for
+docs/results.md. Finished stages are kept, so the command may be given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from rstar_trl.config import Recipe
+from rstar_trl.evolution.recipe import load_recipe
+
+METHODS = ("greedy", "majority", "best_of_n", "mcts")
+
+
+def main() -> None:
+    """Runs what is missing and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--tables-only", action="store_true", help="print the tables of the seeds that are finished")
+    arguments = parser.parse_args()
+    recipe = load_recipe(arguments.recipe).recipe
+    for seed in arguments.seeds if not arguments.tables_only else []:
+        run_seed(arguments.recipe, recipe, seed, arguments.out / f"seed-{seed}")
+    print(tables([arguments.out / f"seed-{seed}" for seed in arguments.seeds], len(recipe.rounds)))
+
+
+def run_seed(path: Path, recipe: Recipe, seed: int, out: Path) -> None:
+    """The recipe and its two controls. The controls share the machine: each is one process."""
+    common = {"seed": seed, "data.seed": seed, "evaluation.questions": "null"}
+    launch(path, {**common, "output_dir": out / "evolved", "evaluation.rounds": "last"})
+    steps = recipe.sft["max_steps"] + sum(each.sft.get("max_steps", recipe.sft["max_steps"]) for each in recipe.rounds)
+    batch = recipe.sft["per_device_train_batch_size"] * processes(path)
+    control = {
+        **common,
+        "rounds": "[]",
+        "evaluation.methods": "[greedy]",
+        "accelerate_config": "null",
+        "sft.max_steps": steps,
+        "sft.per_device_train_batch_size": batch,
+        "pretrain.per_device_train_batch_size": batch,
+    }
+    fractions = {"cold": recipe.data.label_fraction, "ceiling": 1.0}
+    running = [
+        start(path, {**control, "output_dir": out / name, "data.label_fraction": fraction}, alone=True)
+        for name, fraction in fractions.items()
+    ]
+    if any([process.wait() for process in running]):
+        sys.exit("a control failed; its output above says why")
+
+
+def processes(path: Path) -> int:
+    """How many processes the recipe's accelerate config starts."""
+    import yaml
+
+    config = load_recipe(path).accelerate_config
+    return int(yaml.safe_load(config.read_text())["num_processes"]) if config else 1
+
+
+def launch(path: Path, settings: dict[str, object]) -> None:
+    """Runs a recipe to its end in the processes its accelerate config asks for."""
+    if start(path, settings, alone=False).wait():
+        sys.exit("the run failed; its output above says why")
+
+
+def start(path: Path, settings: dict[str, object], alone: bool) -> subprocess.Popen[bytes]:
+    """Starts `evolve` with the settings changed."""
+    config = load_recipe(path).accelerate_config
+    program = ["-m", "rstar_trl", "evolve", str(path)]
+    program += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    if alone:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, *program, "--in-process"], env=environment)
+    launcher = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
+    return subprocess.Popen([sys.executable, *launcher, *program])
+
+
+def tables(folders: list[Path], rounds: int) -> str:
+    """Two Markdown tables: greedy accuracy by round against the controls, and the methods of the last round."""
+    done = [folder for folder in folders if (folder / "ceiling/round-0/eval/metrics.json").exists()]
+    by_round = [[greedy(folder / "evolved", number) for folder in done] for number in range(rounds + 1)]
+    cold, ceiling = ([greedy(folder / name, 0) for folder in done] for name in ("cold", "ceiling"))
+    gaps = [(last - low) / (high - low) for last, low, high in zip(by_round[-1], cold, ceiling, strict=True)]
+    lines = ["| policy, greedy | " + " | ".join(folder.name for folder in done) + " | mean | spread |"]
+    lines.append("|---" * (len(done) + 3) + "|")
+    for number, values in enumerate(by_round):
+        lines.append(row(f"round {number}" + (" (cold start)" if number == 0 else ""), values))
+    lines += [row("control: cold start, same steps", cold), row("control: all SQL labels", ceiling)]
+    lines += [row("share of the gap closed", gaps), ""]
+    lines.append(
+        "| last round | " + " | ".join(folder.name for folder in done) + " | mean | spread | tokens/question |"
+    )
+    lines.append("|---" * (len(done) + 4) + "|")
+    last = [json.loads((folder / f"evolved/round-{rounds}/eval/metrics.json").read_text()) for folder in done]
+    for method in METHODS:
+        tokens = statistics.mean(metrics[method]["tokens_per_question"] for metrics in last)
+        values = [metrics[method]["execution_accuracy"] for metrics in last]
+        lines.append(row(method, values) + f" {tokens:.0f} |")
+    return "\n".join(lines)
+
+
+def greedy(folder: Path, number: int) -> float:
+    """Greedy execution accuracy of a round."""
+    metrics = json.loads((folder / f"round-{number}/eval/metrics.json").read_text())
+    return float(metrics["greedy"]["execution_accuracy"])
+
+
+def row(name: str, values: list[float]) -> str:
+    """One table row in percent, with mean and spread (highest minus lowest)."""
+    cells = [f"{100 * value:.1f}" for value in [*values, statistics.mean(values), max(values) - min(values)]]
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()
