@@ -2,17 +2,16 @@
 
     python benchmarks/self_evolution.py recipes/quickstart.yaml --seeds 0 1 2 --out runs/benchmark
 
-For every seed: the recipe as it stands (its last round answers by every method, on all evaluation questions), and two
-controls that are trained like its policy, from the same kind of base and for as many steps as all its rounds together,
-but never search: `cold` on the labelled fraction of the SQL, `ceiling` on all of it. Prints Markdown tables for
-docs/results.md. Finished stages are kept, so the command may be given again.
+For every seed, the recipe as it stands (its last round answers by every method, on all evaluation questions), and two
+controls that never search: `cold`, trained on the labelled fraction of the SQL, and `ceiling`, on all of it. Both are
+trained like the last round's policy: from the same kind of base, for as many steps as it has behind it. Prints
+Markdown tables for docs/results.md. Finished stages are kept, so the command may be given again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -39,53 +38,32 @@ def main() -> None:
 
 
 def run_seed(path: Path, recipe: Recipe, seed: int, out: Path) -> None:
-    """The recipe and its two controls. The controls share the machine: each is one process."""
+    """The recipe and its two controls."""
     common = {"seed": seed, "data.seed": seed, "evaluation.questions": "null"}
-    launch(path, {**common, "output_dir": out / "evolved", "evaluation.rounds": "last"})
-    steps = recipe.sft["max_steps"] + sum(each.sft.get("max_steps", recipe.sft["max_steps"]) for each in recipe.rounds)
-    batch = recipe.sft["per_device_train_batch_size"] * processes(path)
-    control = {
-        **common,
-        "rounds": "[]",
-        "evaluation.methods": "[greedy]",
-        "accelerate_config": "null",
-        "sft.max_steps": steps,
-        "sft.per_device_train_batch_size": batch,
-        "pretrain.per_device_train_batch_size": batch,
-    }
-    fractions = {"cold": recipe.data.label_fraction, "ceiling": 1.0}
-    running = [
-        start(path, {**control, "output_dir": out / name, "data.label_fraction": fraction}, alone=True)
-        for name, fraction in fractions.items()
-    ]
-    if any([process.wait() for process in running]):
-        sys.exit("a control failed; its output above says why")
+    evolve(path, {**common, "output_dir": out / "evolved", "evaluation.rounds": "last"})
+    control = {**common, "rounds": "[]", "evaluation.methods": "[greedy]", "sft.max_steps": trained_steps(recipe)}
+    for name, fraction in (("cold", recipe.data.label_fraction), ("ceiling", 1.0)):
+        evolve(path, {**control, "output_dir": out / name, "data.label_fraction": fraction})
 
 
-def processes(path: Path) -> int:
-    """How many processes the recipe's accelerate config starts."""
-    import yaml
+def trained_steps(recipe: Recipe) -> int:
+    """SFT steps that the last round's policy has behind it."""
+    steps = int(recipe.sft["max_steps"])
+    for each in recipe.rounds:
+        own = int(each.sft.get("max_steps", recipe.sft["max_steps"]))
+        steps = steps + own if each.init == "previous" else own
+    return steps
 
+
+def evolve(path: Path, settings: dict[str, object]) -> None:
+    """Runs the recipe with some settings changed to its end, in the processes its accelerate config asks for."""
     config = load_recipe(path).accelerate_config
-    return int(yaml.safe_load(config.read_text())["num_processes"]) if config else 1
-
-
-def launch(path: Path, settings: dict[str, object]) -> None:
-    """Runs a recipe to its end in the processes its accelerate config asks for."""
-    if start(path, settings, alone=False).wait():
-        sys.exit("the run failed; its output above says why")
-
-
-def start(path: Path, settings: dict[str, object], alone: bool) -> subprocess.Popen[bytes]:
-    """Starts `evolve` with the settings changed."""
-    config = load_recipe(path).accelerate_config
-    program = ["-m", "rstar_trl", "evolve", str(path)]
-    program += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    if alone:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen([sys.executable, *program, "--in-process"], env=environment)
-    launcher = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
-    return subprocess.Popen([sys.executable, *launcher, *program])
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    command += ["--config_file", str(config)] if config else []
+    command += ["-m", "rstar_trl", "evolve", str(path)]
+    command += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    if subprocess.run(command).returncode:
+        sys.exit("a run failed; its output above says why. Give the same command again to go on.")
 
 
 def tables(folders: list[Path], rounds: int) -> str:
@@ -98,7 +76,7 @@ def tables(folders: list[Path], rounds: int) -> str:
     lines.append("|---" * (len(done) + 3) + "|")
     for number, values in enumerate(by_round):
         lines.append(row(f"round {number}" + (" (cold start)" if number == 0 else ""), values))
-    lines += [row("control: cold start, same steps", cold), row("control: all SQL labels", ceiling)]
+    lines += [row("control: cold start", cold), row("control: all SQL labels", ceiling)]
     lines += [row("share of the gap closed", gaps), ""]
     lines.append(
         "| last round | " + " | ".join(folder.name for folder in done) + " | mean | spread | tokens/question |"

@@ -1,7 +1,7 @@
 """Every option of a recipe, as dataclasses; `rstar_trl.strict_yaml` reads them from YAML.
 
-The `pretrain`, `sft` and `ppm` sections are not repeated here: their keys are the fields of TRL's `SFTConfig` and of our
-`PPMConfig`, checked against those classes when a recipe is loaded.
+The `pretrain`, `sft` and `ppm` sections are not repeated here: their keys are the fields of TRL's `SFTConfig` and of
+our `PPMConfig`, checked against those classes when a recipe is loaded.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class DataConfig:
     """Use this many evaluation questions (a seeded sample); all when empty."""
     databases: list[str] | None = None
     """Use only the questions about these databases; all when empty."""
+    hardness: list[Literal["easy", "medium", "hard", "extra"]] | None = None
+    """For the demo: draw all its questions from templates of these grades; all grades when empty."""
     held_out: float | None = None
     """Evaluate on this fraction of the training queries, kept from training with all their wordings, instead of on
     the data set's own evaluation questions (whose databases may all be new to the policy)."""
@@ -37,6 +39,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.source != "demo" and not self.path:
             raise ConfigError(f"`data.path` is needed for source {self.source}; give the folder of the data set.")
+        if self.hardness is not None and self.source != "demo":
+            raise ConfigError("`data.hardness` grades the demo's templates; delete it for other sources.")
         if self.held_out is not None and not 0 < self.held_out < 1:
             raise ConfigError(f"`data.held_out` must lie between 0 and 1, not {self.held_out}.")
         if not 0 < self.label_fraction <= 1:
@@ -103,6 +107,9 @@ class SearchConfig:
     """PPM scores enter the search as tanh(score / value_scale)."""
     answer: Literal["ppm", "majority", "weighted"] = "weighted"
     """Pick the answer by best PPM score, by majority over execution results, or by PPM-weighted majority."""
+    avoid_empty: bool = False
+    """A step that leaves no row is a dead end (execution-guided decoding, Wang et al. 2018, arXiv 1807.03100). Right
+    where questions have answers; wrong where "none" may be one."""
     trees_in_flight: int = 128
     """Trees worked on at once; bounds memory and sets the generation batch."""
     stop_when_solved: int | None = None

@@ -31,7 +31,7 @@ def load_corpus(config: DataConfig, workdir: Path) -> Corpus:
     no question has its database.
     """
     if config.source == "demo":
-        return _narrowed(build_demo(workdir / "demo", config.seed, config.databases), config)
+        return _narrowed(build_demo(workdir / "demo", config.seed, config.databases, config.hardness), config)
     folder = Path(config.path or ".").expanduser()
     if not folder.is_dir():
         raise DataError(f"the data folder {folder} does not exist; set `data.path` to the folder of the data set.")

@@ -30,8 +30,8 @@ def choose_answer(tree: Tree, how: Literal["ppm", "majority", "weighted"]) -> in
 
 
 def finished(tree: Tree) -> list[int]:
-    """The terminal nodes whose query ran."""
-    return [n for n in range(len(tree)) if tree.terminal[n] and tree.verdict[n] == "ok"]
+    """The terminal nodes whose query ran and is no dead end."""
+    return [n for n in range(len(tree)) if tree.terminal[n] and tree.verdict[n] == "ok" and not tree.error[n]]
 
 
 def weight(tree: Tree, node: int, by_ppm: bool) -> float:

@@ -75,7 +75,7 @@ def expand(state: State, node: int, n: int, temperature: float) -> Generator[Eff
         executions: list[Execution] = yield RunSql(jobs)
         for child, execution in zip(live, executions, strict=True):
             _judge(state, child, execution)
-    yield from _score(state, [child for child in live if tree.verdict[child] == "ok"])
+    yield from _score(state, [child for child in live if not tree.error[child]])
     return added
 
 
@@ -130,8 +130,9 @@ def _set_priors(state: State, node: int) -> None:
 def _judge(state: State, node: int, execution: Execution) -> None:
     tree, task = state.tree, state.task
     tree.verdict[node] = execution.verdict
-    if execution.verdict != "ok":
-        tree.error[node] = execution.error or execution.verdict
+    empty = state.config.avoid_empty and execution.verdict == "ok" and not execution.rows
+    if execution.verdict != "ok" or empty:
+        tree.error[node] = "no row is left" if empty else execution.error or execution.verdict
         tree.terminal[node] = state.closed[node] = state.expanded[node] = True
         if execution.verdict != "infra":
             tree.q[node], tree.visits[node] = -1.0, 1

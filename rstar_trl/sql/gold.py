@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rstar_trl.data.question import Corpus, GoldResult, Question
-from rstar_trl.errors import DataError, SqlError
+from rstar_trl.errors import DataError, InfraError, SqlError
 from rstar_trl.sql.compare import decode_rows, encode_rows, orders_rows, results_equal
 from rstar_trl.sql.execution import Execution, SqlJob
 from rstar_trl.sql.policy import nondeterminism
@@ -49,8 +49,9 @@ def prepare(corpus: Corpus, sandbox: Sandbox, label_fraction: float, seed: int) 
 
     The fraction is of the training questions that stay and have gold SQL, rounded, at least one. Evaluation questions
     keep theirs. A question that comes with a `gold_result` keeps it. Raises `DataError` when a split that had
-    questions has none left.
+    questions has none left, and `InfraError` when a database cannot be read (a lock, a broken file).
     """
+    _require_readable(corpus, sandbox)
     train, bad_train = _verify(corpus, corpus.train, "train", sandbox)
     evaluation, bad_eval = _verify(corpus, corpus.eval, "eval", sandbox)
     quarantine = (*bad_train, *bad_eval)
@@ -115,6 +116,7 @@ def _reason(corpus: Corpus, question: Question, execution: Execution | None) -> 
         return f"unknown database {question.db_id!r}"
     if execution is None or question.gold_sql is None:
         return "neither gold SQL nor a gold result" if question.gold_result is None else None
+    _not_ours(execution)
     if execution.verdict != "ok":
         return f"gold SQL: {execution.verdict}: {execution.error}"
     try:
@@ -127,6 +129,22 @@ def _reason(corpus: Corpus, question: Question, execution: Execution | None) -> 
     if given is not None and not results_equal(execution.rows or (), given.rows, given.ordered):
         return "gold SQL gives other rows than the gold result that came with it"
     return None
+
+
+def _require_readable(corpus: Corpus, sandbox: Sandbox) -> None:
+    """Looks into every database once: a locked one costs a second here, and one per question later."""
+    used = {q.db_id for q in corpus.train + corpus.eval if q.gold_sql} & corpus.databases.keys()
+    jobs = [
+        SqlJob(str(corpus.databases[db_id]), "SELECT name FROM sqlite_master", probe=True) for db_id in sorted(used)
+    ]
+    for execution in sandbox.run(jobs):
+        _not_ours(execution)
+
+
+def _not_ours(execution: Execution) -> None:
+    # Our own failure says nothing about a question, and a quarantine would outlast it.
+    if execution.verdict == "infra":
+        raise InfraError(f"Gold SQL cannot be run: {execution.error.rstrip('.')}, then run the same command again.")
 
 
 def _with_result(question: Question, execution: Execution | None, dialect: str) -> Question:

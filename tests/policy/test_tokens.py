@@ -54,8 +54,8 @@ def test_nothing_special_is_added_to_a_prompt(tokenizer: Any) -> None:
 def test_plain_prompts_and_chat_templates(llama_dir: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(llama_dir)
     assert renderer(tokenizer)(MESSAGES) == plain(MESSAGES) == "Be brief.\n\nhow many?\n"
-    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
-        "{% if add_generation_prompt %}[ai] {% endif %}"
+    begin = "{% if add_generation_prompt %}[ai] {% endif %}"
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}" + begin
     assert renderer(tokenizer)(MESSAGES) == "[system] Be brief.\n[user] how many?\n[ai] "
 
 

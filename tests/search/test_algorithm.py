@@ -100,12 +100,12 @@ def test_root_visits_are_the_finished_queries(
 def test_no_sibling_starves_without_a_ppm(
     selection: str, right: str | None, small_database: Path, shared_sandbox: Sandbox
 ) -> None:
-    settings = {"num_candidates": 12, "simulations": 48, "selection": selection}
+    settings: dict[str, Any] = {"num_candidates": 12, "simulations": 48, "selection": selection}
     assert visited(grow(wide(right), make_task(small_database), shared_sandbox, **settings)) == 12
 
 
 def test_reference_rule_starves_siblings_as_published(small_database: Path, shared_sandbox: Sandbox) -> None:
-    settings = {"num_candidates": 12, "simulations": 48, "reference": True}
+    settings: dict[str, Any] = {"num_candidates": 12, "simulations": 48, "reference": True}
     assert visited(grow(wide("FROM singer AS t0"), make_task(small_database), shared_sandbox, **settings)) <= 2
 
 
@@ -240,7 +240,7 @@ def test_in_training_the_reward_overrules_the_ppm(small_database: Path, shared_s
 
 def test_search_stops_once_enough_is_solved(small_database: Path, shared_sandbox: Sandbox) -> None:
     task, script = make_task(small_database), wide("FROM singer AS t0")
-    settings = {"num_candidates": 12, "simulations": 48}
+    settings: dict[str, Any] = {"num_candidates": 12, "simulations": 48}
     tree = grow(script, task, shared_sandbox, stop_when_solved=2, **settings)
     assert tree.reward.count(1.0) == 2
     assert grow(script, task, shared_sandbox, **settings).reward.count(1.0) > 2

@@ -61,7 +61,7 @@ def test_the_first_found_wins_a_tie() -> None:
     tree = Tree("q", "db", "p")
     finish(tree, "a", 0.3, value=1.0)
     finish(tree, "b", 0.3, value=1.0)
-    assert [choose_answer(tree, how) for how in ("ppm", "majority", "weighted")] == [1, 1, 1]  # type: ignore[arg-type]
+    assert [choose_answer(tree, how) for how in ("ppm", "majority", "weighted")] == [1, 1, 1]
 
 
 def test_extreme_scores_do_not_overflow() -> None:

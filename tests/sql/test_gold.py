@@ -13,7 +13,7 @@ import pytest
 
 from rstar_trl.config import SandboxConfig
 from rstar_trl.data.question import Corpus, GoldResult, Question
-from rstar_trl.errors import DataError
+from rstar_trl.errors import DataError, InfraError
 from rstar_trl.sql.gold import prepare, question_from_record, question_record
 from rstar_trl.sql.sandbox import Sandbox
 
@@ -59,7 +59,6 @@ GOOD = ask("SELECT COUNT(*) FROM item", "good")
         (ask("SELECT random()"), "a random value"),
         (ask("SELECT name FROM item WHERE id < 0"), "empty"),
         (ask("SELECT 1", db_id="nowhere"), "'nowhere'"),
-        (ask("SELECT 1", db_id="gone"), "gone.sqlite"),
         (ask(None), "neither gold SQL nor a gold result"),
         (ask("SELECT 1", result=GoldResult(((2,),))), "other rows"),
         (ask(None, result=GoldResult(())), "empty"),
@@ -112,6 +111,11 @@ def test_label_fraction_is_exact_seeded_and_nested(sandbox: Sandbox, shop: Path)
     assert labelled(0.1, 0) == labelled(0.1, 0, order=-1)
     assert labelled(0.1, 0) != labelled(0.1, 1)
     assert labelled(0.1, 0) < labelled(0.5, 0)
+
+
+def test_a_database_that_cannot_be_read_is_no_reason_for_a_quarantine(sandbox: Sandbox, shop: Path) -> None:
+    with pytest.raises(InfraError, match=r"gone\.sqlite cannot be opened.*run the same command again"):
+        prepare(corpus(shop, [GOOD, ask("SELECT 1", db_id="gone")]), sandbox, 1.0, seed=0)
 
 
 def test_nothing_left_is_a_data_error_that_names_the_commonest_reason(sandbox: Sandbox, shop: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.toys import SPEC, pair_rows, sft_row, write_rows
 
 from rstar_trl.policy.from_scratch import build_base
+from tests.training.toys import SPEC, pair_rows, sft_row, write_rows
 
 torch.set_num_threads(1)  # these matrices are too small to share
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.toys import pair_rows
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from rstar_trl.errors import ConfigError
@@ -16,6 +15,7 @@ from rstar_trl.training.ppm import hold_out, load_scorer, run_ppm
 from rstar_trl.training.ppm_config import PPMConfig
 from rstar_trl.training.ppm_trainer import encode_side
 from rstar_trl.training.sft import run_sft
+from tests.training.toys import pair_rows
 
 FAST: dict[str, Any] = {
     "max_steps": 150,

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from tests.training.toys import pair_rows
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardTrainer
 
@@ -15,6 +14,7 @@ from rstar_trl.training.common import arguments
 from rstar_trl.training.ppm import load_scorer
 from rstar_trl.training.ppm_config import PPMConfig
 from rstar_trl.training.ppm_trainer import PPMTrainer, encode_side
+from tests.training.toys import pair_rows
 
 ROWS = [row for number in range(6) for row in pair_rows(number)]
 PLAIN = ("prompt", "chosen", "rejected")

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.toys import sft_row, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rstar_trl.errors import ConfigError, DataError, EngineError
 from rstar_trl.policy.tokens import encode_prompt
 from rstar_trl.training.sft import encode_row, run_sft
+from tests.training.toys import sft_row, write_rows
 
 FAST: dict[str, Any] = {
     "max_steps": 150,

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import sqlite3
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -24,11 +24,14 @@ from rstar_trl.io import digest
 TRAIN, EVAL = 4000, 400
 
 
-def build_demo(folder: Path, seed: int = 0, only: Sequence[str] | None = None) -> Corpus:
+def build_demo(
+    folder: Path, seed: int = 0, only: Sequence[str] | None = None, hardness: Collection[str] | None = None
+) -> Corpus:
     """The demo corpus for `seed`, with its databases under `folder`/databases.
 
-    `only` names the databases all questions are about (the number of questions stays); all ten when None. Raises
-    `DataError` for a name that is none of theirs, and `StorageError`.
+    `only` names the databases all questions are about and `hardness` the grades of the templates they are drawn from;
+    None stands for all, and the number of questions stays. Raises `DataError` for a name that is none of theirs, and
+    `StorageError`.
     """
     unknown = sorted(set(only or ()) - {domain.name for domain in DOMAINS})
     if unknown:
@@ -44,7 +47,7 @@ def build_demo(folder: Path, seed: int = 0, only: Sequence[str] | None = None) -
             connection = _in_memory(domain, content)
             parts[domain.name] = (domain, content, connection)
             databases[domain.name] = _place(connection, folder / "databases" / f"{domain.name}.sqlite")
-        questions = make_questions(parts, TRAIN + EVAL, seed)
+        questions = make_questions(parts, TRAIN + EVAL, seed, hardness)
     finally:
         for _, _, connection in parts.values():
             connection.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from random import Random
 
 from rstar_trl.data.demo.domains import Content, Domain
@@ -27,11 +27,15 @@ ATTEMPTS = 40
 
 
 def make_questions(
-    domains: Mapping[str, tuple[Domain, Content, sqlite3.Connection]], count: int, seed: int
+    domains: Mapping[str, tuple[Domain, Content, sqlite3.Connection]],
+    count: int,
+    seed: int,
+    hardness: Collection[str] | None = None,
 ) -> list[Question]:
     """`count` questions in random order, spread over databases and over templates by their shares."""
     rng = Random(f"{seed}/questions")
-    shares = [template for template in TEMPLATES for _ in range(template.share)]
+    wanted = [template for template in TEMPLATES if hardness is None or template.hardness in hardness]
+    shares = [template for template in wanted for _ in range(template.share)]
     names, seen, found = sorted(domains), set[str](), list[Question]()
     turn = 0
     while len(found) < count:
