@@ -117,6 +117,16 @@ class SearchConfig:
     reference: bool = False
     """rStar-Math's rules to the letter: UCT with c = 2, zero for unvisited children, first child wins ties."""
 
+    def __post_init__(self) -> None:
+        counts = ("num_candidates", "simulations", "max_depth", "max_step_tokens", "trees_in_flight")
+        problems = [
+            f"`{name}` must be at least 1, not {getattr(self, name)}." for name in counts if getattr(self, name) < 1
+        ]
+        if self.temperature < 0 or self.value_scale <= 0:
+            problems.append("`temperature` must not be negative, and `value_scale` must be above 0.")
+        if problems:
+            raise ConfigError(problems)
+
 
 @dataclass(frozen=True)
 class TrajectoryConfig:
