@@ -134,7 +134,7 @@ def render_tree(tree: Tree, width: int = 100) -> str:
         below = sorted(children.get(node, []), key=lambda child: (-tree.visits[child], child))
         for index, child in enumerate(below):
             last = index == len(below) - 1
-            mark = "*" if child in chosen else "x" if tree.verdict[child] != "ok" else " "
+            mark = "*" if child in chosen else "x" if tree.error[child] else " "
             clause = _clause(tree.text[child])
             clause = clause if len(clause) <= width else clause[: width - 3] + "..."
             branch = "└─" if last else "├─"

@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rstar_trl.search.tree import Tree
-from rstar_trl.trajectories.select import failed, right, right_trajectories, wrong, wrong_trajectories
-
-FAILED_Q = -1.0
+from rstar_trl.trajectories.select import right, right_trajectories, wrong, wrong_trajectories
 
 
 @dataclass(frozen=True)
@@ -55,13 +53,14 @@ def step_pairs(tree: Tree, margin: float) -> list[Pair]:
     """Pairs of siblings whose Q differ by more than `margin`, for every node with something to prefer.
 
     Chosen: the children of highest Q below which a right trajectory ends. Rejected: those of lowest Q below which a
-    wrong one ends, or that are dead ends themselves. Two of each, or one of one and up to four of the other.
+    wrong one ends. Two of each, or one of one and up to four of the other. Dead ends are no part of it: the search
+    finds them by running them, and what a PPM is asked to tell apart has run.
     """
     known = outcomes(tree)
     pairs = []
     for children in known.children:
-        good = sorted((n for n in children if known.right[n]), key=lambda n: -_q(tree, n))
-        bad = sorted((n for n in children if known.wrong[n] or failed(tree, n)), key=lambda n: _q(tree, n))
+        good = sorted((n for n in children if known.right[n]), key=lambda n: -tree.q[n])
+        bad = sorted((n for n in children if known.wrong[n]), key=lambda n: tree.q[n])
         pairs += [pair for pair in _cross(tree, good, bad) if pair.margin > margin]
     return pairs
 
@@ -74,9 +73,4 @@ def trajectory_pairs(tree: Tree) -> list[Pair]:
 def _cross(tree: Tree, good: list[int], bad: list[int], whole: bool = False) -> list[Pair]:
     good, bad = good[: 4 if len(bad) == 1 else 2], bad[: 4 if len(good) == 1 else 2]
     weight = 1 / max(1, len(good) * len(bad))
-    return [Pair(a, b, _q(tree, a) - _q(tree, b), weight, whole) for a in good for b in bad if a != b]
-
-
-def _q(tree: Tree, node: int) -> float:
-    # A dead end is never simulated, so its mean value says nothing: it counts as a wrong answer.
-    return FAILED_Q if failed(tree, node) else tree.q[node]
+    return [Pair(a, b, tree.q[a] - tree.q[b], weight, whole) for a in good for b in bad if a != b]

@@ -46,7 +46,7 @@ def test_a_line_that_is_no_tree_is_named(tmp_path: Path) -> None:
 def test_every_rendering_of_one_tree(tree: Tree, tmp_path: Path) -> None:
     counts = write_datasets([tree], tmp_path, CONFIG)
     assert counts == {
-        "sft": 1, "instruction": 1, "step_by_step": 1, "qa": 1, "preference": 6, "stepwise": 3, "trees": 1,
+        "sft": 1, "instruction": 1, "step_by_step": 1, "qa": 1, "preference": 5, "stepwise": 3, "trees": 1,
         "extra": 0, "questions": 1, "solved": 1,
     }  # fmt: skip
     completion = "-- from a\nFROM a\n\n-- the x\nSELECT x"
@@ -69,8 +69,9 @@ def test_preference_rows_say_where_steps_begin_and_end(tree: Tree, tmp_path: Pat
     assert deep["prompt"] == tree.prompt + "-- from a\nFROM a\n\n"
     assert deep["prompt"][: deep["prompt_chars"]] == tree.prompt
     assert (deep["chosen_final"], deep["rejected_final"]) == (True, True)
-    dead = next(row for row in rows if row["rejected"] == "FROM nowhere")
-    assert (dead["chosen_final"], dead["rejected_final"]) == (False, False)
+    first = next(row for row in rows if row["prompt"] == tree.prompt and "\n\n" not in row["chosen"])
+    assert (first["chosen_final"], first["rejected_final"]) == (False, False)
+    assert all(row["rejected"] != "FROM nowhere" for row in rows), "a dead end is found by running it"
     whole = [row for row in rows if "\n\n" in row["chosen"]]
     assert {row["prompt"] for row in whole} == {tree.prompt}
     assert len(whole) == 2

@@ -8,16 +8,15 @@ from rstar_trl.trajectories.pairs import outcomes, step_pairs, trajectory_pairs
 
 def test_step_pairs_follow_the_reference_rules(tree: Tree) -> None:
     pairs = {(p.chosen, p.rejected): p for p in step_pairs(tree, 0.5)}
-    # Root: one chosen (1), rejected by Q: 3 (dead end, -1), 2 (-0.8), 1 itself (left out). Node 1: 5 and 7 against 6.
-    assert set(pairs) == {(1, 3), (1, 2), (5, 6), (7, 6)}
-    assert pairs[1, 3].margin == pytest.approx(1.4)
+    # Root: one chosen (1), rejected 2 (Q -0.8); 3 is a dead end and 1 itself is left out. Node 1: 5 and 7 against 6.
+    assert set(pairs) == {(1, 2), (5, 6), (7, 6)}
     assert pairs[1, 2].margin == pytest.approx(1.2)
-    assert pairs[1, 3].weight == pytest.approx(1 / 3)
+    assert pairs[1, 2].weight == pytest.approx(1 / 2)
     assert pairs[5, 6].weight == pytest.approx(1 / 2)
 
 
 def test_margin_is_exclusive(tree: Tree) -> None:
-    assert {(p.chosen, p.rejected) for p in step_pairs(tree, 1.4)} == {(5, 6), (7, 6)}
+    assert {(p.chosen, p.rejected) for p in step_pairs(tree, 1.25)} == {(5, 6), (7, 6)}
 
 
 def test_nothing_is_preferred_where_all_failed_or_all_succeeded() -> None:
