@@ -161,7 +161,9 @@ def search(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
                 progress=progress,
             )
     processes.barrier()
-    return _search_metrics(loaded, stage, len(questions), len(data.train)) if processes.first else {}
+    if not processes.first:
+        return {}
+    return {**_search_metrics(loaded, stage, len(questions), len(data.train)), "num_processes": processes.world}
 
 
 def dataset(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:

@@ -199,9 +199,10 @@ def test_two_processes_search_once_and_train_one_model(undisturbed: Path, tmp_pa
     shares = [trees_of(run / f"round-1/search/trees-{rank}.jsonl") for rank in (0, 1)]
     assert len(shares[0]) == len(shares[1]) == 20 and not shares[0] & shares[1]
     assert_same_trees(trees(run / "round-1/search"), trees(undisturbed / "run/round-1/search"))
-    for name in ("policy", "ppm"):
+    for name in ("search", "policy", "ppm"):
         manifest = json.loads((run / f"round-1/{name}/manifest.json").read_text())
         assert manifest["metrics"]["num_processes"] == 2
+    for name in ("policy", "ppm"):
         assert len(list((run / f"round-1/{name}").rglob("*.safetensors"))) == 1
     path = "round-1/data/preference.jsonl"
     assert (run / path).read_bytes() == (undisturbed / "run" / path).read_bytes()
