@@ -6,7 +6,7 @@ RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 DEMO_RUN := runs/quickstart
 DEMO_DB := $(DEMO_RUN)/data/demo/databases/shop.sqlite
-QUESTION ?= List the titles of books by authors whose prizes is less than 17.
+QUESTION ?= Which customers have orders with status open? Give their names.
 
 .PHONY: demo test test-slow check clean
 

@@ -197,7 +197,7 @@ def test_recipe_opens_with_needs_costs_and_its_launch_line(path: Path) -> None:
         head.append(line)
     text = "\n".join(head)
     assert all(word in text for word in ("# Needs:", "# Costs:", "# Run:"))
-    launch = re.search(r"^# Run:\s+rstar-trl (.*)$", text, re.MULTILINE)
+    launch = re.search(r"^# Run:\s+(?:accelerate launch .* -m rstar_trl|rstar-trl) (.*)$", text, re.MULTILINE)
     assert launch, f"{path} has no launch line"
     given = parse(shlex.split(launch[1]))
     assert ROOT / given["recipe"] == path
