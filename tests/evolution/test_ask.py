@@ -16,7 +16,7 @@ from rstar_trl.sql.execution import Execution
 def tree() -> Tree:
     grown = Tree("q", "db", "prompt", generated_tokens=12)
     singer = grown.add(0, "-- use singer\nFROM singer", visits=5, q=0.5)
-    grown.add(0, "-- wrong\nFROM nowhere", visits=1, q=-1.0, verdict="sql_error", terminal=True)
+    grown.add(0, "-- wrong\nFROM nowhere", visits=1, q=-1.0, verdict="sql_error", error="no such table", terminal=True)
     grown.answer = grown.add(
         singer, "-- show name\nSELECT name", sql="SELECT name FROM singer", visits=4, terminal=True
     )

