@@ -13,7 +13,7 @@ import pytest
 
 from rstar_trl.config import DataConfig
 from rstar_trl.data.loaders import load_corpus
-from rstar_trl.data.question import GoldResult
+from rstar_trl.data.question import GoldResult, Question
 from rstar_trl.data.schema import introspect
 from rstar_trl.errors import DataError
 
@@ -200,3 +200,24 @@ def test_real_spider_loads_and_every_database_is_readable() -> None:
     assert {q.db_id for q in corpus.train + corpus.eval} == set(corpus.databases)
     for name in sorted(corpus.databases)[::10]:
         assert introspect(corpus.databases[name]).tables
+
+
+def test_held_out_queries_are_not_trained_on_in_any_wording(tmp_path: Path) -> None:
+    config = DataConfig(source="demo", databases=["music", "shop"], held_out=0.2)
+    corpus = load_corpus(config, tmp_path)
+
+    def queries(questions: tuple[Question, ...]) -> set[tuple[str, str]]:
+        return {(q.db_id, "".join((q.gold_sql or "").lower().split())) for q in questions}
+
+    train, evaluation = queries(corpus.train), queries(corpus.eval)
+    assert not train & evaluation
+    assert 0.15 < len(evaluation) / (len(train) + len(evaluation)) < 0.25
+    assert {q.id for q in corpus.eval} <= {
+        q.id for q in load_corpus(DataConfig(databases=["music", "shop"]), tmp_path).train
+    }
+
+
+def test_demo_questions_keep_to_the_grades_asked_for(tmp_path: Path) -> None:
+    corpus = load_corpus(DataConfig(databases=["music", "shop"], hardness=["easy"]), tmp_path)
+    assert {q.meta["hardness"] for q in corpus.train + corpus.eval} == {"easy"}
+    assert {q.db_id for q in corpus.train} == {"music", "shop"} and len(corpus.train) == 4000

@@ -295,3 +295,23 @@ def test_backup_averages_along_the_path() -> None:
     for node, value in ((left, 1.0), (left, 0.0), (right, -1.0)):
         backup(tree, node, value)
     assert tree.visits == [3, 2, 1] and tree.q == pytest.approx([0.0, 0.5, -1.0])
+
+
+@pytest.mark.parametrize("avoid", [False, True])
+def test_avoid_empty_ends_a_branch_where_no_row_is_left(
+    avoid: bool, small_database: Path, shared_sandbox: Sandbox
+) -> None:
+    nobody, everybody = "-- keep rows by age\nWHERE age > 900", "-- keep rows by age\nWHERE age > 0"
+    script: Script = {
+        (): [step(SINGER)],
+        (SINGER,): [step(nobody), step(everybody)],
+        (SINGER, nobody): [end(NAME)],
+        (SINGER, everybody): [end(NAME)],
+    }
+    engine = ScriptedEngine(script)
+    task = make_task(small_database, mode="inference")
+    tree = grow(engine, task, shared_sandbox, num_candidates=2, simulations=4, avoid_empty=avoid)
+    node = tree.text.index(nobody)
+    assert tree.terminal[node] is avoid and (tree.error[node] == "no row is left") is avoid
+    assert ((SINGER, nobody) in {request.steps for request in engine.requests}) is not avoid
+    assert tree.answer is not None and (tree.steps(tree.answer)[1] == everybody or not avoid)
