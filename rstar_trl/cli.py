@@ -75,64 +75,27 @@ def validate(
     print(run(_load(recipe, config, assignments)))
 
 
-@app.command()
-def pretrain(
-    recipe: RecipeArgument = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    number: RoundOption = 0,
-    debug: DebugOption = False,
-) -> None:
-    """Let a from-scratch base read the prompts before it is taught (recipes with a `pretrain` section)."""
-    _stage("pretrain", _load(recipe, config, assignments), number)
+def _stage_command(kind: str, first_round: int, summary: str) -> None:
+    """Adds the command that runs one stage of one round alone; `first_round` is its default round."""
+
+    @app.command(kind, help=summary)
+    def run(
+        recipe: RecipeArgument = None,
+        config: ConfigOption = None,
+        assignments: SetOption = None,
+        number: RoundOption = first_round,
+        debug: DebugOption = False,
+    ) -> None:
+        _stage(kind, _load(recipe, config, assignments), number)
 
 
-@app.command()
-def search(
-    recipe: RecipeArgument = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    number: RoundOption = 1,
-    debug: DebugOption = False,
-) -> None:
-    """Search the training questions of one round."""
-    _stage("search", _load(recipe, config, assignments), number)
-
-
-@app.command()
-def sft(
-    recipe: RecipeArgument = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    number: RoundOption = 0,
-    debug: DebugOption = False,
-) -> None:
-    """Train the policy of one round."""
-    _stage("sft", _load(recipe, config, assignments), number)
-
-
-@app.command()
-def ppm(
-    recipe: RecipeArgument = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    number: RoundOption = 1,
-    debug: DebugOption = False,
-) -> None:
-    """Train the process preference model of one round."""
-    _stage("ppm", _load(recipe, config, assignments), number)
-
-
-@app.command()
-def evaluate(
-    recipe: RecipeArgument = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    number: RoundOption = 0,
-    debug: DebugOption = False,
-) -> None:
-    """Measure the policy and the PPM of one round."""
-    _stage("evaluate", _load(recipe, config, assignments), number)
+_stage_command(
+    "pretrain", 0, "Let a from-scratch base read the prompts before it is taught (recipes with a `pretrain` section)."
+)
+_stage_command("search", 1, "Search the training questions of one round.")
+_stage_command("sft", 0, "Train the policy of one round.")
+_stage_command("ppm", 1, "Train the process preference model of one round.")
+_stage_command("evaluate", 0, "Measure the policy and the PPM of one round.")
 
 
 @app.command()

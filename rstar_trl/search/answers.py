@@ -36,10 +36,10 @@ def finished(tree: Tree) -> list[int]:
 
 def weight(tree: Tree, node: int, by_ppm: bool) -> float:
     """How much a finished trajectory counts: its probability under the policy, or how often it was sampled."""
-    path = tree.path(node)
-    share = math.exp(sum(tree.logprob[n] for n in path))
     if tree.meta.get("sampled"):
         share = float(tree.count[node])
+    else:
+        share = math.exp(sum(tree.logprob[n] for n in tree.path(node)))
     if by_ppm and tree.value[node] is not None:
         share /= 1 + math.exp(-max(-30.0, min(30.0, _or_zero(tree.value[node]))))
     return share
