@@ -6,19 +6,25 @@ For every seed, the recipe as it stands (its last round answers by every method,
 controls that never search: `cold`, trained on the labelled fraction of the SQL, and `ceiling`, on all of it. Both are
 trained like the last round's policy: from the same kind of base, for as many steps as it has behind it. Prints
 Markdown tables for docs/results.md. Finished stages are kept, so the command may be given again.
+
+Every run is one process with one thread, `--jobs` of them side by side, with the batch that all processes of the
+recipe's accelerate config would make together.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rstar_trl.config import Recipe
-from rstar_trl.evolution.recipe import load_recipe
+from rstar_trl.evolution.dry_run import machine
+from rstar_trl.evolution.recipe import LoadedRecipe, load_recipe
 
 METHODS = ("greedy", "majority", "best_of_n", "mcts")
 
@@ -29,21 +35,32 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, one thread each")
     parser.add_argument("--tables-only", action="store_true", help="print the tables of the seeds that are finished")
     arguments = parser.parse_args()
-    recipe = load_recipe(arguments.recipe).recipe
-    for seed in arguments.seeds if not arguments.tables_only else []:
-        run_seed(arguments.recipe, recipe, seed, arguments.out / f"seed-{seed}")
-    print(tables([arguments.out / f"seed-{seed}" for seed in arguments.seeds], len(recipe.rounds)))
+    loaded = load_recipe(arguments.recipe)
+    if not arguments.tables_only:
+        runs = [run for seed in arguments.seeds for run in settings(loaded, seed, arguments.out / f"seed-{seed}")]
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            failed = sum(pool.map(lambda run: evolve(arguments.recipe, run), runs))
+        if failed:
+            sys.exit(f"{failed} runs failed; their logs say why. Give the same command again to go on.")
+    print(tables([arguments.out / f"seed-{seed}" for seed in arguments.seeds], len(loaded.recipe.rounds)))
 
 
-def run_seed(path: Path, recipe: Recipe, seed: int, out: Path) -> None:
-    """The recipe and its two controls."""
-    common = {"seed": seed, "data.seed": seed, "evaluation.questions": "null"}
-    evolve(path, {**common, "output_dir": out / "evolved", "evaluation.rounds": "last"})
+def settings(loaded: LoadedRecipe, seed: int, out: Path) -> list[dict[str, object]]:
+    """What the recipe and its two controls change, as `--set` assignments."""
+    recipe, processes = loaded.recipe, machine(loaded.accelerate_config).processes
+    common: dict[str, object] = {"seed": seed, "data.seed": seed, "evaluation.questions": "null"}
+    common["accelerate_config"] = "null"
+    for name in ("pretrain", "sft", "ppm"):
+        key = "per_device_train_batch_size"
+        common[f"{name}.{key}"] = processes * int(getattr(recipe, name).get(key, 8))
+    runs = [{**common, "output_dir": out / "evolved", "evaluation.rounds": "last"}]
     control = {**common, "rounds": "[]", "evaluation.methods": "[greedy]", "sft.max_steps": trained_steps(recipe)}
     for name, fraction in (("cold", recipe.data.label_fraction), ("ceiling", 1.0)):
-        evolve(path, {**control, "output_dir": out / name, "data.label_fraction": fraction})
+        runs.append({**control, "output_dir": out / name, "data.label_fraction": fraction})
+    return runs
 
 
 def trained_steps(recipe: Recipe) -> int:
@@ -55,15 +72,18 @@ def trained_steps(recipe: Recipe) -> int:
     return steps
 
 
-def evolve(path: Path, settings: dict[str, object]) -> None:
-    """Runs the recipe with some settings changed to its end, in the processes its accelerate config asks for."""
-    config = load_recipe(path).accelerate_config
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    command += ["--config_file", str(config)] if config else []
-    command += ["-m", "rstar_trl", "evolve", str(path)]
-    command += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    if subprocess.run(command).returncode:
-        sys.exit("a run failed; its output above says why. Give the same command again to go on.")
+def evolve(path: Path, assignments: dict[str, object]) -> bool:
+    """Runs the recipe with some settings changed to its end; its output goes into `<output_dir>.log`."""
+    command = [sys.executable, "-m", "rstar_trl", "evolve", str(path), "--in-process"]
+    command += [part for key, value in assignments.items() for part in ("--set", f"{key}={value}")]
+    log = Path(f"{assignments['output_dir']}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{assignments['output_dir']}: started", flush=True)
+    with log.open("a", encoding="utf-8") as file:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        failed = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode != 0
+    print(f"{assignments['output_dir']}: {'failed, see ' + str(log) if failed else 'finished'}", flush=True)
+    return failed
 
 
 def tables(folders: list[Path], rounds: int) -> str:

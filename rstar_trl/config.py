@@ -188,6 +188,10 @@ class RoundConfig:
     """Search every training question, or those no earlier round has solved."""
     init: Literal["base", "previous"] = "base"
     """Train this round's policy from the base model again, or from the last round's policy."""
+    ppm_init: Literal["policy", "cold_start"] = "policy"
+    """Start this round's PPM from the round's policy, or from the cold start's. A small policy knows the trajectories
+    it was trained on by heart; a PPM that starts there learns to prefer what it knows, which says nothing about new
+    questions."""
     search: dict[str, Any] = field(default_factory=dict)
     """Overrides of the `search` section."""
     sft: dict[str, Any] = field(default_factory=dict)

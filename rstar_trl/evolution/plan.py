@@ -131,8 +131,9 @@ def _training_stages(recipe: Recipe, number: int, base: list[str], add: Any) -> 
             f"round-{number}/ppm",
             "ppm",
             number,
-            [f"round-{number}/data", f"round-{number}/policy"],
+            [f"round-{number}/data", f"round-{0 if settings.ppm_init == 'cold_start' else number}/policy"],
             ppm={**recipe.ppm, **settings.ppm},
+            rounds={"ppm_init": settings.ppm_init},
             model={"lora": recipe.model.lora},
             seed=recipe.seed,
         )

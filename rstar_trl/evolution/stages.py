@@ -197,7 +197,7 @@ def sft(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
 
 
 def ppm(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
-    """Trains the round's PPM from the round's policy; a round that found no pair leaves a note and no model."""
+    """Trains the round's PPM from a policy of the run; a round that found no pair leaves a note and no model."""
     from rstar_trl.training.ppm import run_ppm
 
     train_file = loaded.folder / f"round-{stage.round}/data/preference.jsonl"
@@ -206,10 +206,10 @@ def ppm(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
         if processes.first:
             print(f"{stage.name}: skipped, {note}", file=sys.stderr)
         return {"skipped": note}
-    policy = str(loaded.folder / f"round-{stage.round}/policy")
+    start = 0 if stage.config["rounds"]["ppm_init"] == "cold_start" else stage.round
     model = loaded.recipe.model
     metrics = run_ppm(
-        policy,
+        str(loaded.folder / f"round-{start}/policy"),
         train_file,
         stage.folder,
         stage.config["ppm"],

@@ -1,7 +1,8 @@
 """A small random model and a tokenizer trained on the corpus, so that a run needs no download.
 
 Guarantees: the same texts, spec and seed give the same folder. The tokenizer never merges across a newline (the blank
-line between steps is always its own token) and reads digits one by one; `<pad>` and `<eos>` are distinct.
+line between steps is always its own token), reads digits in pairs, and spells a number or a name alike after a space
+and after a quote, so that a value can be copied token by token; `<pad>` and `<eos>` are distinct.
 """
 
 from __future__ import annotations
@@ -14,21 +15,27 @@ from typing import Any
 from rstar_trl.errors import ConfigError
 from rstar_trl.strict_yaml import unknown_key
 
+PIECES = r"\n+|--| (?=\d|[A-Z]\b|[A-Z][a-z])|\d{1,2}| ?[A-Za-z_]+| ?[^\sA-Za-z_\d]|[^\S\n]+"
+"""What the tokenizer never merges across. The space before a number or a capitalised word is a token of its own."""
+
 
 def build_base(spec: dict[str, Any], texts: Iterable[str], output_dir: Path, seed: int) -> None:
     """Writes a randomly initialised causal model and its tokenizer to `output_dir`.
 
-    `spec`: `architecture` (a `model_type` of transformers), `vocab_size` (the tokenizer's upper bound), and fields of
-    that architecture's config. Raises `ConfigError` for a spec or architecture that cannot be built, and `EngineError`
-    for one that could not be searched with.
+    `spec`: `architecture` (a `model_type` of transformers), `vocab_size` (the tokenizer's upper bound),
+    `induction_heads` (see `rstar_trl.policy.induction`; none when absent), and fields of that architecture's config.
+    Raises `ConfigError` for a spec or architecture that cannot be built, and `EngineError` for one that could not be
+    searched with.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from rstar_trl.policy.branches import require_full_attention
+    from rstar_trl.policy.induction import induction_heads
 
     spec = dict(spec)
     architecture, vocab_size = spec.pop("architecture"), spec.pop("vocab_size", 2000)
+    heads = spec.pop("induction_heads", 0)
     tokenizer = train_tokenizer(texts, vocab_size)
     config = model_config(architecture, spec)
     require_full_attention(config)
@@ -37,6 +44,8 @@ def build_base(spec: dict[str, Any], texts: Iterable[str], output_dir: Path, see
     config.pad_token_id = tokenizer.pad_token_id
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if heads:
+        induction_heads(model, heads, seed)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(output_dir)
@@ -73,7 +82,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"\n+|--| ?[A-Za-z_]+| ?\d| ?[^\sA-Za-z_\d]|[^\S\n]+"), "isolated"),
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -39,6 +39,13 @@ def test_init_previous_trains_from_the_last_policy(write_recipe: WriteRecipe) ->
     assert stages["round-1/policy"].depends_on == ("round-1/data", "round-0/policy")
 
 
+def test_a_ppm_may_start_from_the_cold_start(write_recipe: WriteRecipe) -> None:
+    rounds = "rounds=[{guide: reward}, {guide: ppm, ppm_init: cold_start}]"
+    stages = stages_of(write_recipe, rounds)
+    assert stages["round-1/ppm"].depends_on == ("round-1/data", "round-1/policy")
+    assert stages["round-2/ppm"].depends_on == ("round-2/data", "round-0/policy")
+
+
 def test_speed_settings_are_not_part_of_a_stage(write_recipe: WriteRecipe) -> None:
     plain = stages_of(write_recipe)
     faster = stages_of(write_recipe, "sandbox.workers=8", "search.trees_in_flight=7")

@@ -69,6 +69,13 @@ def test_blank_line_between_steps_is_one_token_of_its_own() -> None:
         assert together == tokenizer(left)["input_ids"] + blank + tokenizer(right)["input_ids"]
 
 
-def test_digits_are_read_one_by_one() -> None:
+def test_digits_are_read_in_pairs() -> None:
     tokenizer = train_tokenizer(["2014 2014 2014"] * 50, 500)
-    assert [tokenizer.decode([token]) for token in tokenizer("in 2014")["input_ids"]][-4:] == [" 2", "0", "1", "4"]
+    assert [tokenizer.decode([token]) for token in tokenizer("in 2014")["input_ids"]][-3:] == [" ", "20", "14"]
+
+
+@pytest.mark.parametrize("value", ["2014-05-06", "704", "Rosa Weber", "W"])
+def test_a_value_is_spelled_alike_after_a_space_and_after_a_quote(value: str) -> None:
+    tokenizer = train_tokenizer([f"whose value is {value}", f"WHERE value = '{value}'"] * 50, 500)
+    spelled, asked, written = (tokenizer(text)["input_ids"] for text in (value, f"is {value}", f"= '{value}"))
+    assert asked[-len(spelled) :] == written[-len(spelled) :] == spelled
