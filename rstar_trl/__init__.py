@@ -17,6 +17,7 @@ _PUBLIC = {
     "Sandbox": "rstar_trl.sql.sandbox",
     "SearchConfig": "rstar_trl.config",
     "TransformersEngine": "rstar_trl.policy.transformers_engine",
+    "score_steps": "rstar_trl.training.step_scores",
     "Tree": "rstar_trl.search.tree",
     "search_questions": "rstar_trl.search.run",
 }

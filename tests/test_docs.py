@@ -314,8 +314,9 @@ def test_trainer_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert Path("my-policy/model.safetensors").exists()
     Path("my-ppm").rename(folder / "ppm")
     found: dict[str, Any] = {}
-    exec(compile(fences(GUIDE, "python")[0], "guide.md", "exec"), found)
-    assert callable(found["score"])
+    for text in fences(section("The PPM"), "python"):
+        exec(compile(text, "guide.md", "exec"), found)
+    assert callable(found["score"]) and found["tree"].text[2].startswith("-- show")
 
 
 @pytest.mark.parametrize("text", fences(GUIDE, "python") + fences(README, "python"))
