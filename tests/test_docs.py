@@ -34,6 +34,7 @@ from rstar_trl.sql.gold import prepare
 from rstar_trl.sql.sandbox import Sandbox
 from rstar_trl.sql.steps import STEP_DELIMITER, parse_step, sql_from_steps
 from rstar_trl.trajectories.dataset import FILES, write_datasets
+from rstar_trl.trajectories.store import append_tree
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -314,7 +315,8 @@ def test_trainer_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert Path("my-policy/model.safetensors").exists()
     Path("my-ppm").rename(folder / "ppm")
     found: dict[str, Any] = {}
-    for text in fences(section("The PPM"), "python"):
+    append_tree(folder / "search/trees-0.jsonl", example_tree())
+    for text in (*fences(section("The PPM"), "python"), *fences(section("Packed trajectories"), "python")):
         exec(compile(text, "guide.md", "exec"), found)
     assert callable(found["score"]) and found["tree"].text[2].startswith("-- show")
 

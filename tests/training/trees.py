@@ -155,3 +155,49 @@ def assert_same(model: Any, packed: torch.Tensor, unpacked: torch.Tensor) -> Non
         torch.testing.assert_close(
             found[name], gradient, rtol=1e-4, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
         )
+
+
+# --- trajectories, for the policy ------------------------------------------------------------------------------------
+
+
+@st.composite
+def trajectory_rows(draw: Any) -> list[dict[str, Any]]:
+    """Questions with trajectories that branch anywhere, some of whose tokens carry no label."""
+    rows = []
+    for _ in range(draw(st.integers(1, 3))):
+        prompt = draw(st.lists(st.integers(2, VOCABULARY - 1), min_size=1, max_size=12))
+        steps = [[*path[len(prompt) :], 1] for path in draw(questions())]
+        masks = [[*(draw(st.booleans()) for _ in step[1:]), True] for step in steps]
+        rows.append(
+            {
+                "input_ids": [prompt + step for step in steps],
+                "labels": [
+                    [-100] * len(prompt) + [token if keep else -100 for token, keep in zip(step, mask, strict=True)]
+                    for step, mask in zip(steps, masks, strict=True)
+                ],
+                "weight": [draw(st.sampled_from([0.5, 1.0, 1.5])) for _ in steps],
+            }
+        )
+    return rows
+
+
+def separate_loss(model: Any, rows: list[dict[str, Any]], weighted: bool = False) -> torch.Tensor:
+    """The mean loss of every labelled token, each sequence computed for itself."""
+    total, count = torch.zeros(()), 0
+    for row in rows:
+        for ids, labels, weight in zip(row["input_ids"], row["labels"], row["weight"], strict=True):
+            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
+            targets = torch.tensor(labels[1:])
+            loss = torch.nn.functional.cross_entropy(logits, targets, ignore_index=-100, reduction="sum")
+            total = total + loss * (weight if weighted else 1.0)
+            count += int((targets != -100).sum())
+    return total / count
+
+
+def collated_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """The mean loss of a collator's batch."""
+    given = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask")}
+    logits, targets = model(**given, use_cache=False).logits.flatten(0, 1), batch["shift_labels"].flatten()
+    loss = torch.nn.functional.cross_entropy(logits, targets, ignore_index=-100, reduction="none")
+    weights = batch["loss_weights"].flatten() if "loss_weights" in batch else torch.ones(())
+    return (weights * loss).sum() / (targets != -100).sum()
