@@ -55,6 +55,7 @@ def run_ppm(
 
     from datasets import Dataset
 
+    from rstar_trl.training.ppm_card import count_pairs
     from rstar_trl.training.ppm_config import PPMConfig
     from rstar_trl.training.ppm_trainer import PPMTrainer
 
@@ -84,11 +85,6 @@ def run_ppm(
     unusable = sum(trainer.skipped.get("train", {}).values())
     counts = {"pairs": pairs, "pairs_too_long": len(train_rows) - pairs - unusable, "eval_pairs": len(eval_rows)}
     return {**metrics, **counts, "pairs_unusable": unusable}
-
-
-def count_pairs(dataset: Any) -> int:
-    """The pairs of a prepared data set, which tree mode has grouped by question."""
-    return sum(map(len, dataset["weight"])) if "lengths" in dataset.column_names else len(dataset)
 
 
 def load_scorer(path: str, tokenizer: Any, args: Any) -> Any:
@@ -132,6 +128,9 @@ def hold_out(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], li
 def _save(trainer: Any, base: str, tokenizer: Any, args: Any, output_dir: Path) -> None:
     from peft import PeftModel
 
+    trainer.create_model_card(model_name=trainer.hub_model_id or output_dir.name)
+    if trainer.accelerator.is_main_process:
+        shutil.copy(Path(args.output_dir) / "README.md", output_dir / "README.md")
     if not isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel):
         trainer.save_model(str(output_dir))
         return

@@ -11,11 +11,13 @@ from one forward pass per batch of questions; a model that cannot take the mask 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
 from datasets import Dataset
+from huggingface_hub import ModelCard
 from torch.nn.functional import logsigmoid
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
@@ -23,6 +25,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 from rstar_trl.errors import DataError, EngineError
 from rstar_trl.policy.tokens import DELIMITER, encode_prompt, encode_step
 from rstar_trl.training.packing import check_attention
+from rstar_trl.training.ppm_card import PAPER, card_text
 from rstar_trl.training.ppm_config import PPMConfig
 from rstar_trl.training.ppm_trees import Settings, TreeCollator, consistency, normalised, pack_questions, tree_loss
 from rstar_trl.training.step_scores import classifier, forward_scores
@@ -81,6 +84,7 @@ class PPMTrainer(RewardTrainer):
 
     _name = "PPM"
     _tag_names = ["trl", "rstar-trl", "ppm"]
+    _paper = PAPER
     args: PPMConfig
     _signature_columns: Any
 
@@ -180,6 +184,18 @@ class PPMTrainer(RewardTrainer):
             prefix = "eval_" if mode == "eval" else ""
             logs.update({prefix + name: value for name, value in metrics.items()})
         super().log(logs, start_time)
+
+    def create_model_card(  # type: ignore[override]
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Writes `README.md` to the output folder: TRL's metadata, with method, data and results of this training."""
+        super().create_model_card(model_name, dataset_name, tags)
+        if self.is_world_process_zero():
+            folder = Path(str(self.args.output_dir))
+            path, name = folder / "README.md", model_name or folder.name
+            card = ModelCard.load(path)
+            card.text = card_text(self, name, getattr(card.data, "base_model", None), dataset_name)
+            card.save(path)
 
     def _log_accuracy(self, right: torch.Tensor, final: torch.Tensor, training: bool) -> None:
         counts = torch.stack([(right & ~final).sum(), (~final).sum(), (right & final).sum(), final.sum()])

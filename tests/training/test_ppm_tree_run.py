@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -59,6 +60,14 @@ def test_held_out_questions_are_ranked(ppm: tuple[Path, dict[str, float]]) -> No
     assert metrics["eval_accuracy"] > 0.9
     assert metrics["eval_accuracy_depth_2"] == metrics["eval_accuracy_step"] > 0.9
     assert metrics["eval_accuracy_final"] > 0.9
+
+
+def test_the_card_tells_method_data_and_results(ppm: tuple[Path, dict[str, float]]) -> None:
+    card = ModelCard.load(ppm[0] / "README.md")
+    assert set(card.data.tags) >= {"trl", "rstar-trl", "ppm"}
+    assert "mode `tree`" in card.text and "96 preference pairs of 48 questions." in card.text
+    assert f"| accuracy | {ppm[1]['eval_accuracy']:.4f} |" in card.text
+    assert "2501.04519" in card.text and "None" not in card.text.split("## Method")[0]
 
 
 def test_the_ppm_is_a_plain_sequence_classifier(ppm: tuple[Path, dict[str, float]]) -> None:
