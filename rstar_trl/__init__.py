@@ -20,7 +20,7 @@ _PUBLIC = {
     "TransformersEngine": "rstar_trl.policy.transformers_engine",
     "score_steps": "rstar_trl.training.step_scores",
     "Tree": "rstar_trl.search.tree",
-    "WeightedSFTTrainer": "rstar_trl.training.collator",
+    "TreeSFTTrainer": "rstar_trl.training.collator",
     "search_questions": "rstar_trl.search.run",
     "trajectory_dataset": "rstar_trl.training.collator",
 }

@@ -4,8 +4,9 @@ A row of the data set is a question with its trajectories (`trajectory_dataset` 
 trajectory; those of a batch that begin alike share what they have in common. Guarantees: with `shared_steps="each"`
 loss and gradients are those of the separate sequences, up to rounding, in the trainer's own `compute_loss`; a token
 whose label is -100 (prompt, observation) is never trained on; no sequence sees another. A trajectory that is longer
-than a row, or has nothing to learn, is left out, counted in `skipped` and logged. Does not guarantee equality under
-dropout, nor with models that use a sequence's length (none with full attention does).
+than a row, or has nothing to learn, is left out, counted in `skipped` and logged. Weights and flex attention need
+`TreeSFTTrainer`, and are refused without it: the stock trainer ignores the one, and counts tokens by a mask's sum,
+which a block mask has not. Does not guarantee equality under dropout.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class MCTSDataCollator:
     split along its branches, its prefix repeated. `shared_steps`: what a step that n trajectories share counts for.
     `each`: n times, as in the separate sequences; the prompt is then computed once, the steps once per trajectory.
     `once`: a single time, so that the loss weighs the places where trajectories differ more, and nothing is computed
-    twice. `weighted`: also emit `loss_weights` from the rows' `weight`, which `WeightedSFTTrainer` reads (the stock
-    trainer ignores it); a step shared `once` has the mean weight of its trajectories.
+    twice. `weighted`: also emit `loss_weights` from the rows' `weight`, for `TreeSFTTrainer`; a step shared `once` has
+    the mean weight of its trajectories.
     """
 
     attention: str = "sdpa"
@@ -50,6 +51,8 @@ class MCTSDataCollator:
     shared_steps: Literal["each", "once"] = "each"
     weighted: bool = False
     skipped: Counter[str] = field(default_factory=Counter)
+    tree_trainer: bool = field(default=False, init=False)
+    """Set by `TreeSFTTrainer`, which reads what the stock trainer would pass on to a model that ignores it."""
 
     @classmethod
     def for_trainer(cls, model: Any, args: Any, **options: Any) -> MCTSDataCollator:
@@ -72,7 +75,14 @@ class MCTSDataCollator:
         return cls(attention=check_attention(model.config), **options)
 
     def __call__(self, examples: Sequence[Row]) -> dict[str, Any]:
-        """`input_ids, position_ids, labels, shift_labels` [rows, width], `attention_mask`, perhaps `loss_weights`."""
+        """`input_ids, position_ids, labels, shift_labels` [rows, width], `attention_mask`, perhaps `loss_weights`.
+
+        With flex attention `last` [rows, width] stands for the mask, which is made where the model is.
+        """
+        if not self.tree_trainer and (self.weighted or self.attention == "flex_attention"):
+            raise ConfigError(
+                "MCTSDataCollator: weights and flex attention need TreeSFTTrainer in SFTTrainer's place."
+            )
         found = [trajectory for example in examples for trajectory in _trajectories(example)]
         kept = [each for each in found if not self._skip(*each[:2])]
         # Every process must compute something, so a batch of which nothing is left is one token without a label.
@@ -93,12 +103,11 @@ class MCTSDataCollator:
         shape = rows.tokens.shape
         shift_labels = torch.as_tensor(targets.reshape(shape))
         last = torch.as_tensor(rows.last)
-        if self.attention == "flex_attention" and torch.cuda.is_available():
-            last = last.cuda()  # a block mask is made where it is used; its function would stay behind otherwise
+        flexible = self.attention == "flex_attention"
         batch = {
             "input_ids": torch.as_tensor(rows.tokens),
             "position_ids": torch.as_tensor(rows.positions),
-            "attention_mask": attention_mask(last, self.attention),
+            **({"last": last} if flexible else {"attention_mask": attention_mask(last, self.attention)}),
             # The trainer counts tokens by the one and computes the loss from the other.
             "labels": shift_labels,
             "shift_labels": shift_labels,
@@ -119,25 +128,33 @@ class MCTSDataCollator:
         return True
 
 
-class WeightedSFTTrainer(SFTTrainer):
-    """TRL's `SFTTrainer` with each token's loss multiplied by the collator's `loss_weights`.
+class TreeSFTTrainer(SFTTrainer):
+    """TRL's `SFTTrainer` for what else `MCTSDataCollator` can emit: `loss_weights`, and `last` for flex attention.
 
-    The sum is divided by the number of trained tokens, as without weights: weights of mean 1 keep the scale.
+    Each token's loss is multiplied by its weight; the sum is divided by the number of trained tokens, as without
+    weights, so weights of mean 1 keep the scale. Scaling and metrics are TRL's own.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if isinstance(self.data_collator, MCTSDataCollator):
+            self.data_collator.tree_trainer = True
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The stock loss of a model whose log-probabilities are weighed, with its scaling and metrics."""
-        weights = inputs.pop("loss_weights")
+        """The stock loss of a model that is given its mask, and whose log-probabilities are weighed."""
+        weights, last = inputs.pop("loss_weights", None), inputs.pop("last", None)
 
-        def weighed(**arguments: Any) -> Any:
+        def forward(**arguments: Any) -> Any:
+            if last is not None:
+                arguments["attention_mask"] = attention_mask(last, "flex_attention")
             outputs = model(**arguments)
-            if outputs.get("log_probs") is not None:
+            if weights is not None and outputs.get("log_probs") is not None:
                 outputs.log_probs = outputs.log_probs * weights
             return outputs
 
-        return super().compute_loss(weighed, inputs, return_outputs, num_items_in_batch)
+        return super().compute_loss(forward, inputs, return_outputs, num_items_in_batch)
 
 
 def trajectory_dataset(rows: Iterable[Row], tokenizer: Any) -> Dataset:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from rstar_trl.errors import ConfigError, DataError, EngineError
-from rstar_trl.training.collator import MCTSDataCollator, WeightedSFTTrainer, encode_trajectory, trajectory_dataset
+from rstar_trl.training.collator import MCTSDataCollator, TreeSFTTrainer, encode_trajectory, trajectory_dataset
 from rstar_trl.training.sft import encode_row
 from tests.training.toys import sft_row
 from tests.training.trees import (
@@ -45,7 +45,9 @@ def test_loss_and_gradients_equal_the_separate_sequences(
     rows: list[dict[str, Any]], budget: int, weighted: bool
 ) -> None:
     model = tiny_policy()
-    batch = MCTSDataCollator(row_tokens=budget, weighted=weighted)(rows)
+    collator = MCTSDataCollator(row_tokens=budget, weighted=weighted)
+    collator.tree_trainer = True
+    batch = collator(rows)
     assert_same(model, collated_loss(model, batch), separate_loss(model, rows, weighted))
 
 
@@ -72,7 +74,9 @@ def test_a_shared_step_counts_once_or_once_per_trajectory() -> None:
     assert sorted(each["labels"][each["labels"] >= 0].tolist()) == [1, 1, 7, 7, 8, 9]
     assert sorted(once["labels"][once["labels"] >= 0].tolist()) == [1, 1, 7, 8, 9]
     assert each["input_ids"].shape[1] == 5 + 4 and once["input_ids"].shape[1] == 5 + 3
-    weighed = MCTSDataCollator(shared_steps="once", weighted=True)([{**BRANCHING, "weight": [0.5, 1.5]}])
+    collator = MCTSDataCollator(shared_steps="once", weighted=True)
+    collator.tree_trainer = True
+    weighed = collator([{**BRANCHING, "weight": [0.5, 1.5]}])
     weights = dict(zip(weighed["labels"].flatten().tolist(), weighed["loss_weights"].flatten().tolist(), strict=True))
     assert (weights[7], weights[8], weights[9]) == (1.0, 0.5, 1.5)
 
@@ -123,7 +127,7 @@ def trained(model_dir: str, folder: Path, packed: bool, trainer: Any = SFTTraine
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     collator, peft_config = None, options.pop("peft_config", None)
-    weighted = trainer is WeightedSFTTrainer
+    weighted = trainer is TreeSFTTrainer
     if packed:
         skip = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
         args = SFTConfig(output_dir=str(folder), **{**OPTIONS, **skip, **options})
@@ -175,7 +179,7 @@ def test_adapters_learn_the_same(tiny_model_dir: str, tmp_path: Path, dora: bool
 
 def test_weights_reach_the_loss_and_equal_ones_change_nothing(tiny_model_dir: str, tmp_path: Path) -> None:
     whole = {"per_device_train_batch_size": 4}
-    weighed = trained(tiny_model_dir, tmp_path, True, WeightedSFTTrainer, **whole)
+    weighed = trained(tiny_model_dir, tmp_path, True, TreeSFTTrainer, **whole)
     tokenizer = weighed.processing_class
     start = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     rows = trajectory_dataset(ROWS, tokenizer).to_list()
@@ -184,6 +188,22 @@ def test_weights_reach_the_loss_and_equal_ones_change_nothing(tiny_model_dir: st
     assert first == pytest.approx(separate_loss(start, rows, weighted=True).item(), rel=1e-4)
     assert first != pytest.approx(separate_loss(start, rows).item(), rel=1e-4)
     assert {"entropy", "mean_token_accuracy"} <= weighed.state.log_history[0].keys()
+
+
+@pytest.mark.slow
+def test_flex_attention_gives_the_same_loss(tiny_model_dir: str, tmp_path: Path) -> None:
+    """On a CPU flex attention has no backward pass, so what is compared is an evaluation."""
+    skip = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
+    args = SFTConfig(output_dir=str(tmp_path), per_device_eval_batch_size=2, **{**OPTIONS, **skip})
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    dataset = trajectory_dataset(ROWS, tokenizer)
+    losses = []
+    for attention in ("sdpa", "flex_attention"):
+        model = tiny_policy("llama", attention, hidden_size=64, vocab_size=len(tokenizer))
+        collator = MCTSDataCollator.for_trainer(model, args, row_tokens=128)
+        trainer = TreeSFTTrainer(model, args, collator, dataset, dataset, processing_class=tokenizer)
+        losses.append(trainer.evaluate()["eval_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 # --- refusals and skips ----------------------------------------------------------------------------------------------
@@ -203,6 +223,12 @@ def test_options_that_would_drop_what_it_needs_are_refused(tmp_path: Path) -> No
     assert [word in str(caught.value) for word in ("skip_prepare_dataset", "remove_unused_columns", "nll")] == [
         True
     ] * 3
+
+
+@pytest.mark.parametrize("options", [{"weighted": True}, {"attention": "flex_attention"}])
+def test_what_the_stock_trainer_would_ignore_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="need TreeSFTTrainer"):
+        MCTSDataCollator(**options)([BRANCHING])
 
 
 def test_a_model_with_windows_is_refused(tmp_path: Path) -> None:

@@ -83,6 +83,15 @@ def test_adapters_learn_the_same(dora: bool) -> None:
     assert_same(model, packed_loss(model, rows), unpacked_loss(model, rows))
 
 
+@pytest.mark.slow
+def test_flex_attention_gives_the_same_loss() -> None:
+    """On a CPU flex attention has no backward pass, so only the loss is compared."""
+    models = [tiny_ppm("llama", attention, hidden_size=64) for attention in ("sdpa", "flex_attention")]
+    with torch.no_grad():
+        expected, found = (packed_loss(model, random_pairs(1)) for model in models)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_reading_scores_leaves_the_model_as_it_was() -> None:
     model = tiny_ppm()
     before = model.loss_function
