@@ -22,7 +22,7 @@ from torch.nn.functional import logsigmoid
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from rstar_trl.errors import DataError, EngineError
+from rstar_trl.errors import ConfigError, DataError, EngineError
 from rstar_trl.policy.tokens import DELIMITER, encode_prompt, encode_step
 from rstar_trl.training.packing import check_attention
 from rstar_trl.training.ppm_card import PAPER, card_text
@@ -92,6 +92,8 @@ class PPMTrainer(RewardTrainer):
         self.skipped: dict[str, dict[str, int]] = {}
         super().__init__(*args, **kwargs)
         if self.args.mode == "tree":
+            if type(self.data_collator) is not DataCollatorForPreference:
+                raise ConfigError("`mode: tree` packs questions by a collator of its own; give no `data_collator`.")
             config = classifier(self.model).config
             self._attention = check_attention(config)
             self._tallies = {"train": Tally(), "eval": Tally()}
@@ -110,8 +112,11 @@ class PPMTrainer(RewardTrainer):
                 f"the tokenizer pads with its end-of-sequence token {processing_class.eos_token!r}, so the PPM would "
                 "score a finished trajectory one token early; set a `pad_token` of its own."
             )
-        if args.mode == "tree" and "lengths" in dataset.column_names:
-            return dataset
+        if args.mode == "tree":
+            if not isinstance(dataset, Dataset):
+                raise DataError("`mode: tree` groups pairs by question, so it needs a whole `Dataset`, not a stream.")
+            if "lengths" in dataset.column_names:
+                return dataset
         if args.use_margin and "margin" not in dataset.column_names:
             raise DataError(f"`use_margin` is set and the {dataset_name} pairs have no `margin`; add it to every row.")
         if "prompt_chars" in dataset.column_names and "chosen_ids" not in dataset.column_names:

@@ -125,8 +125,9 @@ OPTIONS: dict[str, Any] = {
 
 def trained(model_dir: str, folder: Path, packed: bool, trainer: Any = SFTTrainer, **options: Any) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    collator, peft_config = None, options.pop("peft_config", None)
+    attention, peft_config = options.pop("attention", "sdpa"), options.pop("peft_config", None)
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, attn_implementation=attention)
+    collator = None
     weighted = trainer is TreeSFTTrainer
     if packed:
         skip = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
@@ -149,12 +150,20 @@ def assert_same_weights(found: Any, expected: Any) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}, {"attention": "eager"}])
 def test_the_stock_trainer_learns_the_same(tiny_model_dir: str, tmp_path: Path, options: dict[str, Any]) -> None:
     """In TRL's own `SFTTrainer`, with whole-data-set steps, so that both see the same rows."""
     expected = trained(tiny_model_dir, tmp_path, packed=False, per_device_train_batch_size=12)
     found = trained(tiny_model_dir, tmp_path, packed=True, per_device_train_batch_size=4, **options)
     assert_same_weights(found, expected)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_bfloat16_is_close(tiny_model_dir: str, tmp_path: Path, attention: str) -> None:
+    whole = {"per_device_train_batch_size": 4, "attention": attention}
+    exact, rounded = (trained(tiny_model_dir, tmp_path, True, bf16=bf16, **whole) for bf16 in (False, True))
+    losses = [[entry["loss"] for entry in each.state.log_history if "loss" in entry] for each in (exact, rounded)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01) and losses[1] != losses[0]
 
 
 def test_accumulation_changes_nothing(tiny_model_dir: str, tmp_path: Path) -> None:

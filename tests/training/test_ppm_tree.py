@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
-from rstar_trl.errors import DataError, EngineError
-from rstar_trl.training.ppm_trainer import PPMTrainer
+from rstar_trl.errors import ConfigError, DataError, EngineError
+from rstar_trl.training.common import arguments
+from rstar_trl.training.ppm_config import PPMConfig
+from rstar_trl.training.ppm_trainer import PPMDataCollator, PPMTrainer
 from rstar_trl.training.ppm_trees import FINAL, Settings, consistency, depth_of, pack_questions
 from rstar_trl.training.step_scores import classifier
 from tests.training.test_ppm_trainer import make
@@ -226,6 +230,17 @@ def test_what_cannot_be_packed_is_refused_before_training(tiny_model_dir: str, t
     for mode in ("tree", "pairs"):
         with pytest.raises(DataError, match="`use_margin` is set"):
             make(PPMTrainer, tiny_model_dir, bare, tmp_path, mode=mode, use_margin=True)
+
+
+def test_a_stream_and_a_collator_of_ones_own_are_refused(tiny_model_dir: str, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    args = arguments(PPMConfig, {"mode": "tree", "max_steps": 1}, tmp_path, 0, False)
+    given = {"model": tiny_model_dir, "args": args, "processing_class": tokenizer}
+    with pytest.raises(DataError, match="not a stream"):
+        PPMTrainer(train_dataset=Dataset.from_list(ROWS).to_iterable_dataset(), **given)
+    collator = PPMDataCollator(pad_token_id=tokenizer.pad_token_id)
+    with pytest.raises(ConfigError, match="give no `data_collator`"):
+        PPMTrainer(train_dataset=Dataset.from_list(ROWS), data_collator=collator, **given)
 
 
 def test_a_classifier_with_a_forward_of_its_own_is_refused() -> None:
