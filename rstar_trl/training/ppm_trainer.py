@@ -128,7 +128,7 @@ class PPMTrainer(RewardTrainer):
 
     def _pack(self, dataset: Any, args: PPMConfig, name: str) -> Any:
         settings = Settings(args.row_tokens, args.weighted, "margin" in dataset.column_names)
-        columns, skipped = pack_questions(dataset.to_list(), settings, name)
+        columns, skipped = pack_questions(dataset, settings, name)
         self.skipped[name] = dict(skipped)
         for reason, count in skipped.items():
             logger.warning(f"{count} {name} pairs are left out: {reason}")

@@ -70,25 +70,29 @@ def unusable(row: Row, settings: Settings) -> str | None:
     return None
 
 
-def pack_questions(rows: list[Row], settings: Settings, name: str) -> tuple[dict[str, list[Any]], Counter[str]]:
-    """Encoded pairs as columns with one entry per question (see `TreeCollator`), and the skipped pairs by reason."""
-    groups: dict[str, list[Row]] = {}
+def pack_questions(rows: Any, settings: Settings, name: str) -> tuple[dict[str, list[Any]], Counter[str]]:
+    """Encoded pairs as columns with one entry per question (see `TreeCollator`), and the skipped pairs by reason.
+
+    `rows`: a list or a `datasets.Dataset`; it is read twice, to hold but one question's tokens as rows at a time.
+    """
+    groups: dict[str, list[int]] = {}
+    weights: dict[int, float] = {}
     skipped: Counter[str] = Counter()
     for number, row in enumerate(rows):
         if reason := unusable(row, settings):
             skipped[reason] += 1
         else:
-            groups.setdefault(question_of(row, number), []).append(row)
-    kept = [row for group in groups.values() for row in group]
-    if not kept:
+            groups.setdefault(question_of(row, number), []).append(number)
+            weights[number] = _weight(row, settings.weighted)
+    if not weights:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in skipped.items()) or "there were none"
         raise DataError(f"no {name} pair is left to learn from ({reasons}); look at the rows and at `max_length`.")
-    weights = iter(normalised([_weight(row, settings.weighted) for row in kept], name))
-    scale = len(groups) / len(kept)
-    packed = [_pack(group, settings) for group in groups.values()]
-    continued = sum(sum(parent >= 0 for parent in set(item["parents"])) for item in packed)
-    for item, group in zip(packed, groups.values(), strict=True):
-        item["weight"] = [next(weights) * scale for _ in group]
+    weights = dict(zip(weights, normalised(list(weights.values()), name), strict=True))
+    scale = len(groups) / len(weights)
+    packed = [_pack([rows[number] for number in numbers], settings) for numbers in groups.values()]
+    continued = sum(len(set(item["parents"]) - {-1}) for item in packed)
+    for item, numbers in zip(packed, groups.values(), strict=True):
+        item["weight"] = [weights[number] * scale for number in numbers]
         item["centre"] = scale
         item["step_share"] = len(groups) / max(continued, 1)
     return {column: [item[column] for item in packed] for column in packed[0]}, skipped
