@@ -10,6 +10,7 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
+    "MCTSDataCollator": "rstar_trl.training.collator",
     "PPMConfig": "rstar_trl.training.ppm_config",
     "PPMTrainer": "rstar_trl.training.ppm_trainer",
     "PPMScorer": "rstar_trl.policy.ppm_scorer",
@@ -17,8 +18,11 @@ _PUBLIC = {
     "Sandbox": "rstar_trl.sql.sandbox",
     "SearchConfig": "rstar_trl.config",
     "TransformersEngine": "rstar_trl.policy.transformers_engine",
+    "score_steps": "rstar_trl.training.step_scores",
     "Tree": "rstar_trl.search.tree",
+    "TreeSFTTrainer": "rstar_trl.training.collator",
     "search_questions": "rstar_trl.search.run",
+    "trajectory_dataset": "rstar_trl.training.collator",
 }
 
 __all__ = list(_PUBLIC)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import os
 import re
 import shlex
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,9 +36,11 @@ from rstar_trl.sql.gold import prepare
 from rstar_trl.sql.sandbox import Sandbox
 from rstar_trl.sql.steps import STEP_DELIMITER, parse_step, sql_from_steps
 from rstar_trl.trajectories.dataset import FILES, write_datasets
+from rstar_trl.trajectories.store import append_tree
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARITHMETIC = (ROOT / "docs/arithmetic.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
 NOTEBOOK = json.loads((ROOT / "docs/analysis.ipynb").read_text(encoding="utf-8"))
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -314,8 +318,27 @@ def test_trainer_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert Path("my-policy/model.safetensors").exists()
     Path("my-ppm").rename(folder / "ppm")
     found: dict[str, Any] = {}
-    exec(compile(fences(GUIDE, "python")[0], "guide.md", "exec"), found)
-    assert callable(found["score"])
+    append_tree(folder / "search/trees-0.jsonl", example_tree())
+    for text in (*fences(section("The PPM"), "python"), *fences(section("Packed trajectories"), "python")):
+        exec(compile(text, "guide.md", "exec"), found)
+    assert callable(found["score"]) and found["tree"].text[2].startswith("-- show")
+
+
+def test_the_arithmetic_example_learns_and_imports_nothing_of_sql(tmp_path: Path) -> None:
+    """Run as a reader would, in a process of its own."""
+    script = "\n".join(fences(ARITHMETIC, "python")) + (
+        "\nimport json, sys\n"
+        "used = [name for name in sys.modules if name.startswith('rstar_trl.sql')]\n"
+        "open('found.json', 'w').write(json.dumps([metrics['eval_accuracy'], len(scores), used]))\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    accuracy, scores, used = json.loads((tmp_path / "found.json").read_text())
+    assert accuracy > 0.8 and scores == 4 and used == []
 
 
 @pytest.mark.parametrize("text", fences(GUIDE, "python") + fences(README, "python"))

@@ -45,7 +45,8 @@ def run_ppm(
     """Trains on `train_file` and saves the PPM and its tokenizer to `output_dir`.
 
     `ppm`: fields of `PPMConfig`; `lora`: fields of `LoraConfig`. Returns the trainer's metrics (`eval_accuracy` among
-    them where pairs were held out), with `pairs`, `pairs_too_long`, `eval_pairs`, `steps` and `num_processes`.
+    them where pairs were held out), with `pairs`, `pairs_too_long`, `pairs_unusable`, `eval_pairs`,
+    `steps` and `num_processes`.
     Errors: `ConfigError`, `DataError`, `EngineError`, `StorageError`.
     """
     rows = read_rows(Path(train_file), COLUMNS)
@@ -54,6 +55,7 @@ def run_ppm(
 
     from datasets import Dataset
 
+    from rstar_trl.training.ppm_card import count_pairs
     from rstar_trl.training.ppm_config import PPMConfig
     from rstar_trl.training.ppm_trainer import PPMTrainer
 
@@ -73,15 +75,16 @@ def run_ppm(
         processing_class=tokenizer,
         peft_config=lora_config(lora, "SEQ_CLS"),
     )
-    pairs = len(trainer.train_dataset)
+    pairs = count_pairs(trainer.train_dataset)
     if not pairs:
         raise DataError(f"every pair of {train_file} is longer than {args.max_length} tokens; raise `ppm.max_length`.")
     metrics = train(trainer, output_dir)
     with storage_errors(output_dir):
         _save(trainer, base, tokenizer, args, output_dir)
     finish(trainer, output_dir)
-    counts = {"pairs": pairs, "pairs_too_long": len(train_rows) - pairs, "eval_pairs": len(eval_rows)}
-    return {**metrics, **counts}
+    unusable = sum(trainer.skipped.get("train", {}).values())
+    counts = {"pairs": pairs, "pairs_too_long": len(train_rows) - pairs - unusable, "eval_pairs": len(eval_rows)}
+    return {**metrics, **counts, "pairs_unusable": unusable}
 
 
 def load_scorer(path: str, tokenizer: Any, args: Any) -> Any:
@@ -125,6 +128,9 @@ def hold_out(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], li
 def _save(trainer: Any, base: str, tokenizer: Any, args: Any, output_dir: Path) -> None:
     from peft import PeftModel
 
+    trainer.create_model_card(model_name=trainer.hub_model_id or output_dir.name)
+    if trainer.accelerator.is_main_process:
+        shutil.copy(Path(args.output_dir) / "README.md", output_dir / "README.md")
     if not isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel):
         trainer.save_model(str(output_dir))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from trl import RewardConfig
 
@@ -10,6 +11,25 @@ from trl import RewardConfig
 @dataclass
 class PPMConfig(RewardConfig):
     """`RewardConfig`, with the fields below; `max_length` drops a pair when either side is longer."""
+
+    mode: Literal["pairs", "tree"] = field(
+        default="pairs",
+        metadata={"help": "Compute pairs one by one as RewardTrainer does, or all pairs of a question at once."},
+    )
+    """`pairs`: two sequences a pair, as `RewardTrainer`; batch sizes count pairs. `tree`: all pairs of a question in
+    one pass in which shared tokens stand once; batch sizes count questions. The loss is the same."""
+
+    row_tokens: int = field(
+        default=4096,
+        metadata={"help": "Tree mode: tokens a row may have; a larger tree is split, its prefix repeated."},
+    )
+    """Tree mode: tokens a row may have. A tree with more is split along its branches, its prefix repeated."""
+
+    consistency_coefficient: float | None = field(
+        default=None,
+        metadata={"help": "Tree mode: weight of a step score's squared distance from its continuations' mean score."},
+    )
+    """Tree mode: weight of the squared distance of a step's score from the mean score of its continuations."""
 
     weighted: bool = field(
         default=True,
@@ -32,3 +52,14 @@ class PPMConfig(RewardConfig):
         super().__post_init__()
         if not 0 <= self.eval_fraction < 1:
             raise ValueError(f"`eval_fraction` must be at least 0 and below 1, not {self.eval_fraction}.")
+        if self.mode not in ("pairs", "tree"):
+            raise ValueError(f"`mode` must be `pairs` or `tree`, not `{self.mode}`.")
+        if self.mode == "pairs":
+            if self.consistency_coefficient is not None:
+                raise ValueError("`consistency_coefficient` needs `mode: tree`: a pair has no continuations.")
+        elif self.max_length is None:
+            self.max_length = self.row_tokens
+        elif self.max_length > self.row_tokens:
+            raise ValueError(
+                f"`row_tokens` {self.row_tokens} must hold the longest sequence, `max_length` {self.max_length}."
+            )

@@ -16,7 +16,7 @@ from rstar_trl.search.tree import Tree
 from rstar_trl.trajectories import rows
 from rstar_trl.trajectories.pairs import outcomes, step_pairs, trajectory_pairs
 from rstar_trl.trajectories.rows import Row
-from rstar_trl.trajectories.select import best_right, right_trajectories, wrong_trajectories
+from rstar_trl.trajectories.select import best_right, path_quality, right_trajectories, wrong_trajectories
 from rstar_trl.trajectories.store import by_question
 
 FILES = ("sft", "instruction", "step_by_step", "qa", "preference", "stepwise", "trees")
@@ -52,6 +52,15 @@ def write_datasets(
         write_jsonl(Path(folder) / f"{name}.jsonl", content)
     counts = {name: len(content) for name, content in sets.items()}
     return {**counts, "extra": len(extra), "questions": len(groups), "solved": solved}
+
+
+def weighted_trajectories(trees: Sequence[Tree], top_k: int) -> list[Row]:
+    """The best right trajectories of every question as prompt-completion rows with a `weight`.
+
+    It is the path's mean Q, moved from [-1, 1] to [0, 1]: a negative one would teach not to write what is right.
+    """
+    best = [item for group in by_question(trees).values() for item in best_right(group, top_k)]
+    return [{**rows.prompt_completion(*item), "weight": (1 + path_quality(*item)[0]) / 2} for item in best]
 
 
 def preference_rows(trees: Sequence[Tree], config: TrajectoryConfig) -> list[Row]:

@@ -70,8 +70,8 @@ def write(folder: Path) -> Path:
     return path
 
 
-def begin(recipe: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "rstar_trl", "evolve", str(recipe), "--in-process"]
+def begin(recipe: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "rstar_trl", "evolve", str(recipe), "--in-process", *options]
     log = open(recipe.parent / "log", "a")  # noqa: SIM115
     return subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=log, text=True)
 
@@ -166,6 +166,18 @@ def test_killed_three_times_the_run_ends_the_same(undisturbed: Path, tmp_path: P
         for key, tensor in others.items():
             torch.testing.assert_close(weights[key], tensor, atol=1e-4, rtol=1e-3)
         assert not (run / f"round-1/{name}/checkpoints").exists()
+
+
+def test_a_run_trains_its_ppm_on_whole_trees(undisturbed: Path, tmp_path: Path) -> None:
+    recipe = write(tmp_path / "trees")
+    run = recipe.parent / "run"
+    shutil.copytree(undisturbed / "run", run)
+    finish(
+        begin(recipe, "--restart-from", "round-1/ppm", "--set", "ppm.mode=tree", "--set", "ppm.max_steps=8"), recipe
+    )
+    by_trees, by_pairs = (read_json(f / "round-1/ppm/manifest.json")["metrics"] for f in (run, undisturbed / "run"))
+    assert by_trees["pairs"] == by_pairs["pairs"] and by_trees["steps"] == 8
+    assert by_trees["pairs_unusable"] == 0
 
 
 def test_given_twice_the_second_run_does_nothing(undisturbed: Path) -> None:

@@ -109,3 +109,10 @@ def test_shipped_recipes_load_and_open_with_needs_costs_and_launch_line(path: Pa
     head = path.read_text().split("\nname:")[0]
     assert head.startswith("# ") and "# Needs: " in head and "# Costs: " in head
     assert f" evolve {path.relative_to(ROOT)}" in head
+
+
+def test_the_ppm_may_be_trained_on_trees(write_recipe: WriteRecipe, minimal: str) -> None:
+    path = write_recipe(minimal + "ppm: {mode: tree, consistency_coefficient: 1e-2}\n")
+    assert load_recipe(path).recipe.ppm == {"mode": "tree", "consistency_coefficient": 0.01}
+    (problem,) = problems(write_recipe(minimal + "ppm: {mode: trees}\n"))
+    assert "must be one of pairs, tree" in problem and "did you mean `tree`?" in problem

@@ -10,7 +10,7 @@ from rstar_trl.config import TrajectoryConfig
 from rstar_trl.errors import DataError
 from rstar_trl.io import read_jsonl
 from rstar_trl.search.tree import Tree
-from rstar_trl.trajectories.dataset import FILES, write_datasets
+from rstar_trl.trajectories.dataset import FILES, weighted_trajectories, write_datasets
 from rstar_trl.trajectories.rows import split_step
 from rstar_trl.trajectories.store import append_tree, read_trees
 
@@ -119,6 +119,12 @@ def test_every_file_loads_as_a_dataset(tree: Tree, tmp_path: Path) -> None:
         file = str(tmp_path / f"{name}.jsonl")
         dataset = load_dataset("json", data_files=file, split="train", cache_dir=str(tmp_path / "cache"))
         assert len(dataset) == len(read(tmp_path, name)) > 0
+
+
+def test_a_trajectory_weighs_its_mean_q(tree: Tree) -> None:
+    (row,) = weighted_trajectories([tree], 2)
+    assert row["completion"] == "-- from a\nFROM a\n\n-- the x\nSELECT x"
+    assert row["weight"] == pytest.approx((1 + (0.4 + 1.0) / 2) / 2)
 
 
 def test_split_step() -> None:
