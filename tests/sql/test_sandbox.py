@@ -238,6 +238,17 @@ def test_locked_database_is_infra_and_readable_again_once_unlocked(sandbox: Sand
     assert one(sandbox, database, "SELECT COUNT(*) FROM t").rows == ((100,),)
 
 
+def test_infra_is_tried_once_more_before_it_stands(sandbox: Sandbox, database: str) -> None:
+    """A lock that goes away between the first try and the second costs no answer."""
+    connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+    connection.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(0.35, lambda: connection.execute("COMMIT"))  # The first try waits 0.25 s for the lock.
+    release.start()
+    assert one(sandbox, database, "SELECT COUNT(*) + 1 FROM t").rows == ((101,),)
+    release.join()
+    connection.close()
+
+
 def test_wal_database_is_read_without_files_beside_it(sandbox: Sandbox, database: str) -> None:
     connection = sqlite3.connect(database)
     connection.execute("PRAGMA journal_mode = WAL")
