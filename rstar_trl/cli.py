@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -116,6 +116,49 @@ def ask(
     if tree:
         print(render_tree(grown), end="\n\n")
     print(render_answer(grown, result))
+
+
+@app.command()
+def metrics(
+    gold: Annotated[Path, typer.Argument(help="The gold file: SQL, a tab, the database; or BIRD's JSON.")],
+    predictions: Annotated[Path, typer.Argument(help="The predictions: one a line, or BIRD's JSON.")],
+    db: Annotated[Path, typer.Option("--db", help="The folder that holds <name>/<name>.sqlite.")],
+    layout: Annotated[
+        Literal["spider", "bird"], typer.Option("--format", help="Whose file formats and metrics.")
+    ] = "spider",
+    tables: Annotated[Path | None, typer.Option(help="Spider's tables.json; by default beside the folder.")] = None,
+    etype: Annotated[
+        Literal["all", "exec", "match"], typer.Option(help="Spider: execution, exact set match, or both.")
+    ] = "all",
+    plug_value: Annotated[bool, typer.Option("--plug-value", help="Spider: fill gold values in.")] = False,
+    keep_distinct: Annotated[bool, typer.Option("--keep-distinct", help="Spider: let DISTINCT count.")] = False,
+    difficulty: Annotated[Path | None, typer.Option(help="BIRD: the JSON that holds the difficulties.")] = None,
+    iterations: Annotated[int, typer.Option(min=0, help="BIRD: timed runs for VES (officially 100); 0: none.")] = 0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a query may take.")] = 30.0,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    out: Annotated[Path | None, typer.Option("--json", help="Write all scores to this file.")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Score a file of predictions by the official metrics of Spider or BIRD."""
+    from rstar_trl.evaluation.command import metrics as run
+
+    print(
+        run(
+            gold,
+            predictions,
+            db,
+            layout,
+            tables=tables,
+            wanted=etype,
+            plug_value=plug_value,
+            keep_distinct=keep_distinct,
+            difficulties=difficulty,
+            iterations=iterations,
+            timeout=timeout,
+            workers=workers,
+            out=out,
+        )
+    )
 
 
 @data_app.command("demo")

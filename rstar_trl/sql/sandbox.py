@@ -70,8 +70,11 @@ class Sandbox:
                 worker.kill()
             self._workers = []
 
-    def run(self, jobs: Sequence[SqlJob]) -> list[Execution]:
-        """One execution per job, in order. Raises `InfraError` only if closed, or if no worker can be started."""
+    def run(self, jobs: Sequence[SqlJob], fresh: bool = False) -> list[Execution]:
+        """One execution per job, in order. Equal jobs of one call run once; `fresh` looks into no cache (for timing).
+
+        Raises `InfraError` only if closed, or if no worker can be started.
+        """
         with self._lock:
             if not self._workers:
                 raise InfraError("The sandbox is closed; open a new one to run queries.")
@@ -79,7 +82,7 @@ class Sandbox:
             found: dict[Key, Execution] = {}
             missing: dict[Key, None] = {}
             for key in keys:
-                hit = self._cache.get(key)
+                hit = None if fresh else self._cache.get(key)
                 if hit is None:
                     missing[key] = None
                 else:
@@ -118,8 +121,8 @@ class _Cache:
         if execution.verdict not in CACHED_VERDICTS or execution.unstable or size > self.budget // 64:
             return
         size += len(key[0]) + len(key[1]) + 200
+        self.used += size - self.entries.get(key, (execution, 0))[1]
         self.entries[key] = (execution, size)
-        self.used += size
         while self.used > self.budget:
             self.used -= self.entries.popitem(last=False)[1][1]
 
