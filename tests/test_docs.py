@@ -314,7 +314,8 @@ def test_trainer_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert Path("my-policy/model.safetensors").exists()
     Path("my-ppm").rename(folder / "ppm")
     found: dict[str, Any] = {}
-    exec(compile(fences(GUIDE, "python")[0], "guide.md", "exec"), found)
+    scoring = next(text for text in fences(GUIDE, "python") if "score = " in text)
+    exec(compile(scoring, "guide.md", "exec"), found)
     assert callable(found["score"])
 
 

@@ -12,6 +12,7 @@ the path, relative when it does not begin with a third.
 from __future__ import annotations
 
 import os
+from decimal import Decimal
 from marshal import dumps
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -104,3 +105,18 @@ class Collector:
         else:
             self.rows.append(row)
         return not self.cut
+
+
+def plain_value(value: Any) -> Any:
+    """The values that a result may hold are numbers, text, bytes and NULL; anything else is shown as text.
+
+    A decimal is an integer where its type has no places after the point, else a float.
+    """
+    if value is None or isinstance(value, int | float | str | bytes):
+        return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    if isinstance(value, Decimal):
+        exponent = value.as_tuple().exponent
+        return int(value) if isinstance(exponent, int) and exponent >= 0 else float(value)
+    return str(value)

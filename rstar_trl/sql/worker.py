@@ -74,8 +74,11 @@ def _answer(engines: dict[Dialect, Engine], limits: Limits, database: str, sql: 
 
 
 def _explained(reply: Reply, sql: str, dialect: Dialect) -> Reply:
-    """A rejection in the words of the policy, whose parser may not choke on a text where it can be killed for it."""
-    if reply[0] != "rejected" or len(sql) > EXPLAINED_LENGTH:
+    """SQLite's rejections in the words of the policy, whose parser runs here, where it can be killed.
+
+    The other engines word their own.
+    """
+    if dialect != "sqlite" or reply[0] != "rejected" or len(sql) > EXPLAINED_LENGTH:
         return reply
     from rstar_trl.sql.policy import violation
 
