@@ -187,6 +187,20 @@ def data_show(
     print(show(_load(recipe, config, assignments), limit))
 
 
+@data_app.command("audit")
+def data_audit(
+    recipe: RecipeArgument = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    out: Annotated[Path, typer.Option("--out", help="The quarantine list to write.")] = Path("quarantine.jsonl"),
+    debug: DebugOption = False,
+) -> None:
+    """Run every gold query, also where rows are stored in another order; write the list of those unfit as labels."""
+    from rstar_trl.evolution.validate import audit
+
+    print(audit(_load(recipe, config, assignments), out))
+
+
 def main() -> None:
     """The entry point of `rstar-trl` and of `python -m rstar_trl`."""
     if "--debug" in sys.argv:

@@ -33,6 +33,8 @@ class DataConfig:
     held_out: float | None = None
     """Evaluate on this fraction of the training queries, kept from training with all their wordings, instead of on
     the data set's own evaluation questions (whose databases may all be new to the policy)."""
+    quarantine: str | None = None
+    """A list that `rstar-trl data audit` wrote; its questions are left out, beside those the run finds itself."""
     seed: int = 0
     """Draws the samples and the labelled fraction; for the demo also the corpus."""
 

@@ -43,13 +43,15 @@ class RunData:
 def prepare_data(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
     """Loads the corpus, runs all gold SQL, drops the labels the recipe hides, and writes the questions."""
     from rstar_trl.data.loaders import load_corpus
+    from rstar_trl.sql.audit import read_quarantine
     from rstar_trl.sql.gold import prepare, question_record
     from rstar_trl.sql.sandbox import Sandbox
 
     config = loaded.recipe.data
     corpus = load_corpus(config, stage.folder)
+    listed = read_quarantine(Path(config.quarantine)) if config.quarantine else {}
     with Sandbox(loaded.recipe.sandbox) as sandbox:
-        prepared = prepare(corpus, sandbox, config.label_fraction, config.seed)
+        prepared = prepare(corpus, sandbox, config.label_fraction, config.seed, listed)
     write_jsonl(stage.folder / "train.jsonl", map(question_record, prepared.train))
     write_jsonl(stage.folder / "eval.jsonl", map(question_record, prepared.eval))
     write_jsonl(stage.folder / "quarantine.jsonl", map(dataclasses.asdict, prepared.quarantine))

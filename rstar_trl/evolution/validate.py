@@ -19,14 +19,16 @@ MAX_LISTED = 20
 def validate(loaded: LoadedRecipe) -> str:
     """What a run of the recipe would train and evaluate on, and what it would quarantine and why."""
     from rstar_trl.data.loaders import load_corpus
+    from rstar_trl.sql.audit import read_quarantine
     from rstar_trl.sql.gold import prepare
     from rstar_trl.sql.sandbox import Sandbox
 
     data = loaded.recipe.data
     with tempfile.TemporaryDirectory() as scratch:
         corpus = load_corpus(data, Path(scratch))
+        listed = read_quarantine(Path(data.quarantine)) if data.quarantine else {}
         with Sandbox(loaded.recipe.sandbox) as sandbox:
-            prepared = prepare(corpus, sandbox, data.label_fraction, data.seed)
+            prepared = prepare(corpus, sandbox, data.label_fraction, data.seed, listed)
     labelled = sum(question.gold_sql is not None for question in prepared.train)
     reasons = Counter(_kind(each.reason) for each in prepared.quarantine)
     lines = [
@@ -39,6 +41,29 @@ def validate(loaded: LoadedRecipe) -> str:
     ]
     hidden = len(prepared.quarantine) - MAX_LISTED
     return "\n".join([*lines, *([f"  ... and {hidden} more"] if hidden > 0 else [])])
+
+
+def audit(loaded: LoadedRecipe, out: Path) -> str:
+    """Audits every gold query of the recipe's data; writes the quarantine list to `out` and returns the findings."""
+    from rstar_trl.data.loaders import load_corpus
+    from rstar_trl.sql.audit import audit as run
+    from rstar_trl.sql.sandbox import Sandbox
+
+    data = loaded.recipe.data
+    with tempfile.TemporaryDirectory() as scratch, Sandbox(loaded.recipe.sandbox) as sandbox:
+        corpus = load_corpus(data, Path(scratch))
+        findings = run(corpus, sandbox, Path(scratch) / "shuffled", data.seed)
+    listed = [finding for finding in findings if finding.quarantined]
+    write_jsonl(out, (vars(finding) for finding in listed))
+    kinds = Counter(finding.kind for finding in findings)
+    lines = [
+        f"{corpus.name}: {len(corpus.train) + len(corpus.eval)} questions, {len(corpus.databases)} databases",
+        *(f"  {count} x {kind}" for kind, count in kinds.most_common()),
+        *(f"  {each.split} {each.question_id}: {each.kind}: {each.reason}" for each in findings[:MAX_LISTED]),
+        *([f"  ... and {len(findings) - MAX_LISTED} more"] if len(findings) > MAX_LISTED else []),
+        f"{out}: {len(listed)} to quarantine; name it as `data.quarantine` in the recipe",
+    ]
+    return "\n".join(lines)
 
 
 def write_demo(folder: Path, seed: int) -> str:

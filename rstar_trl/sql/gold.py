@@ -44,16 +44,19 @@ class Prepared:
     quarantine: tuple[Quarantined, ...]
 
 
-def prepare(corpus: Corpus, sandbox: Sandbox, label_fraction: float, seed: int) -> Prepared:
+def prepare(
+    corpus: Corpus, sandbox: Sandbox, label_fraction: float, seed: int, listed: Mapping[str, str] | None = None
+) -> Prepared:
     """Runs all gold SQL, fills in gold results, and leaves gold SQL on `label_fraction` of the training questions.
 
     The fraction is of the training questions that stay and have gold SQL, rounded, at least one. Evaluation questions
-    keep theirs. A question that comes with a `gold_result` keeps it. Raises `DataError` when a split that had
+    keep theirs. A question that comes with a `gold_result` keeps it. `listed` holds question ids that are quarantined
+    for a reason found before (`rstar_trl.sql.audit`). Raises `DataError` when a split that had
     questions has none left, and `InfraError` when a database cannot be read (a lock, a broken file).
     """
     _require_readable(corpus, sandbox)
-    train, bad_train = _verify(corpus, corpus.train, "train", sandbox)
-    evaluation, bad_eval = _verify(corpus, corpus.eval, "eval", sandbox)
+    train, bad_train = _verify(corpus, corpus.train, "train", sandbox, listed or {})
+    evaluation, bad_eval = _verify(corpus, corpus.eval, "eval", sandbox, listed or {})
     quarantine = (*bad_train, *bad_eval)
     _require_questions(corpus, train, evaluation, quarantine)
     return Prepared(tuple(_keep_labels(train, label_fraction, seed)), tuple(evaluation), quarantine)
@@ -81,14 +84,14 @@ def question_from_record(record: Mapping[str, Any]) -> Question:
 
 
 def _verify(
-    corpus: Corpus, questions: tuple[Question, ...], split: str, sandbox: Sandbox
+    corpus: Corpus, questions: tuple[Question, ...], split: str, sandbox: Sandbox, listed: Mapping[str, str]
 ) -> tuple[list[Question], list[Quarantined]]:
     kept: list[Question] = []
     quarantine: list[Quarantined] = []
     for start in range(0, len(questions), CHUNK):
         chunk = questions[start : start + CHUNK]
         for question, execution in zip(chunk, _execute(corpus, chunk, sandbox), strict=True):
-            reason = _reason(corpus, question, execution)
+            reason = listed.get(question.id) or _reason(corpus, question, execution)
             if reason is None:
                 question = _with_result(question, execution, corpus.dialect)
                 empty = question.gold_result is not None and not question.gold_result.rows
