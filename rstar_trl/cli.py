@@ -201,6 +201,21 @@ def data_audit(
     print(audit(_load(recipe, config, assignments), out))
 
 
+@data_app.command("variants")
+def data_variants(
+    recipe: RecipeArgument = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    per_db: Annotated[int, typer.Option("--per-db", min=1, max=48, help="Variants of each database.")] = 8,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = Path("variants"),
+    debug: DebugOption = False,
+) -> None:
+    """Make variants of every database, on which queries that are right by accident are found out."""
+    from rstar_trl.evolution.validate import variants
+
+    print(variants(_load(recipe, config, assignments), per_db, out))
+
+
 def main() -> None:
     """The entry point of `rstar-trl` and of `python -m rstar_trl`."""
     if "--debug" in sys.argv:

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from rstar_trl.evolution.recipe import LoadedRecipe
-from rstar_trl.io import write_jsonl
+from rstar_trl.io import write_json, write_jsonl
 
 MAX_LISTED = 20
 """Quarantined questions that are printed one by one."""
@@ -63,6 +63,41 @@ def audit(loaded: LoadedRecipe, out: Path) -> str:
         *([f"  ... and {len(findings) - MAX_LISTED} more"] if len(findings) > MAX_LISTED else []),
         f"{out}: {len(listed)} to quarantine; name it as `data.quarantine` in the recipe",
     ]
+    return "\n".join(lines)
+
+
+def variants(loaded: LoadedRecipe, per_db: int, out: Path) -> str:
+    """Makes variants of every database of the recipe's data in `out`, and says what they tell apart."""
+    from rstar_trl.data.loaders import load_corpus
+    from rstar_trl.sql.sandbox import Sandbox
+    from rstar_trl.sql.variants import choose_variants
+
+    data = loaded.recipe.data
+    chosen = {}
+    with tempfile.TemporaryDirectory() as scratch, Sandbox(loaded.recipe.sandbox) as sandbox:
+        corpus = load_corpus(data, Path(scratch))
+        questions = corpus.train + corpus.eval
+        for db_id, path in corpus.databases.items():
+            queries = [q.gold_sql for q in questions if q.db_id == db_id and q.gold_sql]
+            chosen[db_id] = choose_variants(path, queries, per_db, out / db_id, sandbox, data.seed, corpus.dialect)
+    write_json(
+        out / "variants.json",
+        {
+            db_id: {
+                "near_misses": each.near_misses,
+                "distinguishable": each.distinguishable,
+                "told_apart": each.told_apart,
+            }
+            for db_id, each in chosen.items()
+        },
+    )
+    total = sum(each.distinguishable for each in chosen.values())
+    lines = [f"{out}: variants of {len(chosen)} databases; name it as `data.variants`, with `verify: variants`"]
+    lines.append(f"near-misses that anything here tells apart: {total}")
+    for count in range(per_db + 1):
+        known = sum(each.told_apart[min(count, len(each.told_apart) - 1)] for each in chosen.values())
+        name = "the database alone" if count == 0 else f"with {count} variants"
+        lines.append(f"  {name}: {known} ({100 * known / max(1, total):.1f} %)")
     return "\n".join(lines)
 
 

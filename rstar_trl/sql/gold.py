@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from rstar_trl.data.question import Corpus, GoldResult, Question
+from rstar_trl.data.question import Check, Corpus, GoldResult, Question
 from rstar_trl.errors import DataError, InfraError, SqlError
 from rstar_trl.sql.compare import decode_rows, encode_rows, orders_rows, results_equal
 from rstar_trl.sql.execution import Execution, SqlJob
@@ -45,18 +46,25 @@ class Prepared:
 
 
 def prepare(
-    corpus: Corpus, sandbox: Sandbox, label_fraction: float, seed: int, listed: Mapping[str, str] | None = None
+    corpus: Corpus,
+    sandbox: Sandbox,
+    label_fraction: float,
+    seed: int,
+    listed: Mapping[str, str] | None = None,
+    variants: Mapping[str, Sequence[Path]] | None = None,
 ) -> Prepared:
     """Runs all gold SQL, fills in gold results, and leaves gold SQL on `label_fraction` of the training questions.
 
     The fraction is of the training questions that stay and have gold SQL, rounded, at least one. Evaluation questions
-    keep theirs. A question that comes with a `gold_result` keeps it. `listed` holds question ids that are quarantined
-    for a reason found before (`rstar_trl.sql.audit`). Raises `DataError` when a split that had
-    questions has none left, and `InfraError` when a database cannot be read (a lock, a broken file).
+    keep theirs. A question that comes with a `gold_result` keeps it. `listed` holds question ids
+    that are quarantined for a reason found before (`rstar_trl.sql.audit`). `variants` holds further databases by
+    `db_id`: training questions get the gold query's results there as their checks. Raises `DataError` when a split
+    that had questions has none left, and `InfraError` when a database cannot be read (a lock, a broken file).
     """
     _require_readable(corpus, sandbox)
     train, bad_train = _verify(corpus, corpus.train, "train", sandbox, listed or {})
     evaluation, bad_eval = _verify(corpus, corpus.eval, "eval", sandbox, listed or {})
+    train = _with_checks(train, sandbox, corpus.dialect, variants or {})
     quarantine = (*bad_train, *bad_eval)
     _require_questions(corpus, train, evaluation, quarantine)
     return Prepared(tuple(_keep_labels(train, label_fraction, seed)), tuple(evaluation), quarantine)
@@ -71,7 +79,8 @@ def question_record(question: Question) -> dict[str, Any]:
         "question": question.question,
         "evidence": question.evidence,
         "gold_sql": question.gold_sql,
-        "gold_result": None if gold is None else {"rows": encode_rows(gold.rows), "ordered": gold.ordered},
+        "gold_result": None if gold is None else _result_record(gold),
+        "checks": [{"database": check.database, **_result_record(check.result)} for check in question.checks],
         "meta": dict(question.meta),
     }
 
@@ -79,8 +88,17 @@ def question_record(question: Question) -> dict[str, Any]:
 def question_from_record(record: Mapping[str, Any]) -> Question:
     """Reads what `question_record` wrote."""
     gold = record["gold_result"]
-    result = None if gold is None else GoldResult(decode_rows(gold["rows"]), gold["ordered"])
-    return Question(**{**record, "gold_result": result})
+    result = None if gold is None else _result_from(gold)
+    checks = tuple(Check(each["database"], _result_from(each)) for each in record.get("checks", ()))
+    return Question(**{**record, "gold_result": result, "checks": checks})
+
+
+def _result_record(result: GoldResult) -> dict[str, Any]:
+    return {"rows": encode_rows(result.rows), "ordered": result.ordered}
+
+
+def _result_from(record: Mapping[str, Any]) -> GoldResult:
+    return GoldResult(decode_rows(record["rows"]), record["ordered"])
 
 
 def _verify(
@@ -101,6 +119,24 @@ def _verify(
             else:
                 quarantine.append(Quarantined(question.id, split, reason))
     return kept, quarantine
+
+
+def _with_checks(
+    questions: list[Question], sandbox: Sandbox, dialect: str, variants: Mapping[str, Sequence[Path]]
+) -> list[Question]:
+    """A check for every variant on which the gold query runs to its end."""
+    checked = []
+    for question in questions:
+        files = variants.get(question.db_id, ()) if question.gold_sql else ()
+        executions = sandbox.run([SqlJob(str(path), question.gold_sql or "") for path in files])
+        ordered = orders_rows(question.gold_sql or "", dialect)
+        checks = tuple(
+            Check(str(path), GoldResult(execution.rows or (), ordered))
+            for path, execution in zip(files, executions, strict=True)
+            if execution.verdict == "ok"
+        )
+        checked.append(replace(question, checks=checks))
+    return checked
 
 
 def _execute(corpus: Corpus, questions: Iterable[Question], sandbox: Sandbox) -> list[Execution | None]:
