@@ -84,14 +84,14 @@ def variants(loaded: LoadedRecipe, per_db: int, out: Path) -> str:
         out / "variants.json",
         {
             db_id: {
-                "near_misses": each.near_misses,
-                "distinguishable": each.distinguishable,
+                "near_misses": len(each.pairs),
+                "distinguishable": len(each.distinguishable),
                 "told_apart": each.told_apart,
             }
             for db_id, each in chosen.items()
         },
     )
-    total = sum(each.distinguishable for each in chosen.values())
+    total = sum(len(each.distinguishable) for each in chosen.values())
     lines = [f"{out}: variants of {len(chosen)} databases; name it as `data.variants`, with `verify: variants`"]
     lines.append(f"near-misses that anything here tells apart: {total}")
     for count in range(per_db + 1):

@@ -3,8 +3,8 @@
 A query can give the right rows by accident. Of a pool of variants those are chosen, one after another, that tell apart
 most of the near-misses which the original and the variants chosen before do not.
 
-Guarantees: the same corpus, seed and sizes give the same variants; a gold query that fails, is unstable or is cut off
-on a variant is not judged there. Does not guarantee that two queries which agree everywhere are equivalent.
+Guarantees: the same corpus, seed and sizes give the same variants; a gold query that fails, is cut off, or owes its
+rows to ties is not judged there. Does not guarantee that two queries which agree everywhere are equivalent.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rstar_trl.data.question import Value
+from rstar_trl.data.question import GoldResult, Value
 from rstar_trl.data.schema import introspect
 from rstar_trl.data.variants import make_variant
 from rstar_trl.errors import SqlError
-from rstar_trl.sql.compare import orders_rows, results_equal
+from rstar_trl.sql.compare import results_equal
 from rstar_trl.sql.execution import Execution, SqlJob
 from rstar_trl.sql.near_misses import Columns, constants, near_misses
 from rstar_trl.sql.policy import nondeterminism
 from rstar_trl.sql.sandbox import Sandbox
+from rstar_trl.sql.stability import stable_results
 
 POOL_PER_VARIANT = 4
 MAX_POOL = 48
@@ -32,12 +33,13 @@ MAX_POOL = 48
 class Chosen:
     """The variants of one database, and how many near-misses the original and each longer prefix of them tell apart.
 
-    `told_apart[0]` is the original alone; `distinguishable` is what the original and the whole pool tell apart.
+    `told_apart[0]` is the original alone; `distinguishable` are the pairs (see `pairs_of`) that the original and the
+    whole pool tell apart.
     """
 
     files: tuple[Path, ...]
-    near_misses: int
-    distinguishable: int
+    pairs: tuple[tuple[str, str], ...]
+    distinguishable: frozenset[int]
     told_apart: tuple[int, ...]
 
 
@@ -70,7 +72,7 @@ def choose_variants(
         files.append(folder / f"{database.stem}-{number}.sqlite")
         pool[index].replace(files[-1])
     shutil.rmtree(folder / "pool")
-    return Chosen(tuple(files), len(pairs), len(set(original).union(*candidates)), tuple(curve))
+    return Chosen(tuple(files), tuple(pairs), frozenset(original).union(*candidates), tuple(curve))
 
 
 def make_pool(
@@ -106,28 +108,31 @@ def columns_of(database: Path) -> dict[str, dict[str, str]]:
 def tell_apart(
     pairs: Sequence[tuple[str, str]], databases: Sequence[Path], sandbox: Sandbox, dialect: str = "sqlite"
 ) -> list[set[int]]:
-    """For each database, the numbers of the pairs whose queries differ on it: other rows, or only the first runs."""
-    texts = list(dict.fromkeys(sql for pair in pairs for sql in pair))
+    """For each database, the numbers of the pairs whose queries differ on it: other rows, or only the first runs.
+
+    A first query whose rows there depend on the order in which rows are stored tells nothing apart.
+    """
+    golds = list(dict.fromkeys(gold for gold, _ in pairs))
+    misses = list(dict.fromkeys(miss for _, miss in pairs))
     found = []
     for database in databases:
-        executions = dict(zip(texts, sandbox.run([SqlJob(str(database), sql) for sql in texts]), strict=True))
+        results = stable_results(golds, database, sandbox, dialect)
+        executions = dict(zip(misses, sandbox.run([SqlJob(str(database), sql) for sql in misses]), strict=True))
         found.append(
             {
                 number
                 for number, (gold, miss) in enumerate(pairs)
-                if _differ(executions[gold], executions[miss], orders_rows(gold, dialect))
+                if gold in results
+                and executions[miss].verdict != "infra"
+                and not agrees(executions[miss], results[gold])
             }
         )
     return found
 
 
-def agrees(predicted: Execution, gold: Execution, ordered: bool) -> bool:
+def agrees(predicted: Execution, gold: GoldResult) -> bool:
     """Whether a prediction gives the gold rows (mode `bag_ordered`)."""
-    return predicted.verdict == "ok" and results_equal(predicted.rows or (), gold.rows or (), ordered)
-
-
-def _differ(gold: Execution, miss: Execution, ordered: bool) -> bool:
-    return gold.verdict == "ok" and miss.verdict != "infra" and not agrees(miss, gold, ordered)
+    return predicted.verdict == "ok" and results_equal(predicted.rows or (), gold.rows, gold.ordered)
 
 
 def _is_stable(sql: str, dialect: str) -> bool:

@@ -18,6 +18,7 @@ from rstar_trl.errors import ConfigError
 from rstar_trl.sql.gold import prepare, question_from_record, question_record
 from rstar_trl.sql.near_misses import constants, near_misses
 from rstar_trl.sql.sandbox import Sandbox
+from rstar_trl.sql.stability import stable_results
 from rstar_trl.sql.variants import choose_variants, columns_of, pairs_of, tell_apart
 from tests.scripted import end, grow, make_task, step
 
@@ -110,8 +111,8 @@ def test_chosen_variants_tell_apart_what_the_database_does_not(
     assert len(chosen.files) == 5 and all(path.parent == tmp_path for path in chosen.files)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"shop-{i}.sqlite" for i in range(1, 6)]
     assert list(chosen.told_apart) == sorted(chosen.told_apart)
-    assert chosen.told_apart[0] < 0.8 * chosen.distinguishable, "one small database lets accidents pass"
-    assert chosen.told_apart[-1] >= 0.95 * chosen.distinguishable
+    assert chosen.told_apart[0] < 0.8 * len(chosen.distinguishable), "one small database lets accidents pass"
+    assert chosen.told_apart[-1] >= 0.95 * len(chosen.distinguishable)
     again = choose_variants(shop, GOLD, 5, tmp_path / "again", shared_sandbox, seed=0)
     assert again.told_apart == chosen.told_apart
 
@@ -120,7 +121,7 @@ def test_no_gold_query_is_contradicted_by_itself(shop: Path, tmp_path: Path, sha
     chosen = choose_variants(shop, GOLD, 3, tmp_path, shared_sandbox, seed=0)
     pairs = [(sql, sql) for sql in GOLD] + [(sql, f"{sql} ") for sql in GOLD]
     assert tell_apart(pairs, [shop, *chosen.files], shared_sandbox) == [set()] * 4
-    assert len(pairs_of(GOLD, columns_of(shop))) == chosen.near_misses
+    assert tuple(pairs_of(GOLD, columns_of(shop))) == chosen.pairs
 
 
 def test_query_that_is_right_by_accident_gets_minus_one(
@@ -162,6 +163,24 @@ def test_training_questions_get_checks_that_survive_the_disk(
     assert prepared.eval[0].checks == ()
     stored = json.loads(json.dumps(question_record(prepared.train[0])))
     assert question_from_record(stored) == prepared.train[0]
+
+
+def test_rows_that_are_a_matter_of_luck_are_no_check(shop: Path, tmp_path: Path, shared_sandbox: Sandbox) -> None:
+    tied = tmp_path / "tied.sqlite"
+    make_variant(shop, tied, 0, {})
+    with closing(sqlite3.connect(tied)) as connection:
+        connection.execute("DELETE FROM shop")
+        connection.executemany("INSERT INTO shop VALUES (?, ?, 'Oslo', ?)", [(i, f"n{i}", i // 10) for i in range(40)])
+        connection.commit()
+    queries = [
+        "SELECT name FROM shop ORDER BY sales DESC LIMIT 1",
+        "SELECT name FROM shop ORDER BY sales",
+        "SELECT name FROM shop ORDER BY sales, id",
+        "SELECT nope FROM shop",
+    ]
+    found = stable_results(queries, tied, shared_sandbox)
+    assert {sql: result.ordered for sql, result in found.items()} == {queries[1]: False, queries[2]: True}
+    assert tell_apart([(queries[0], "SELECT 1"), (queries[1], "SELECT 1")], [tied], shared_sandbox) == [{1}]
 
 
 def test_verify_on_variants_needs_the_folder() -> None:
