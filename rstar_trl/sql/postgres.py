@@ -28,7 +28,8 @@ from rstar_trl.errors import SqlError
 from rstar_trl.sql.engine import SQL_LENGTH, Collector, DatabaseUnusable, Limits, Outcome, Reply, plain_value
 from rstar_trl.sql.policy import changing_values, parse_statements, violation
 
-CONNECT_SECONDS = 5
+LEAST_CONNECT_SECONDS = 2
+"""What libpq waits at least, whatever it is told."""
 FETCH_FIRST, FETCH_MOST = 8, 512
 """Rows asked for at once: few at first, since a whole answer is held before its bytes are counted."""
 _MEMORY_MB = 64
@@ -123,7 +124,9 @@ class PostgresEngine:
         }
         options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         try:
-            connection = psycopg.connect(database, options=options, connect_timeout=CONNECT_SECONDS)
+            # The wait for a server that does not answer must end before the parent takes it for a query that hangs.
+            patience = max(LEAST_CONNECT_SECONDS, int(self.limits.timeout / 2))
+            connection = psycopg.connect(database, options=options, connect_timeout=patience)
         except (psycopg.Error, UnicodeError) as problem:
             raise DatabaseUnusable(
                 f"the server of {_shown(database)} cannot be used ({problem}); start it, or check the role and its "

@@ -272,7 +272,8 @@ def test_idle_worker_killed_then_next_query_works(sandbox: Sandbox, database: st
     assert one(sandbox, database, "SELECT 21").rows == ((21,),)
 
 
-def test_worker_killed_twice_on_a_query_is_infra_then_next_query_works(database: str) -> None:
+@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSEGV])
+def test_worker_killed_twice_on_a_query_is_infra_then_next_query_works(database: str, death: int) -> None:
     with Sandbox(SandboxConfig(timeout=30)) as pool:
         answers: list[Execution] = []
         jobs = [SqlJob(database, sql) for sql in ("SELECT 1", ENDLESS, "SELECT 2")]
@@ -281,7 +282,7 @@ def test_worker_killed_twice_on_a_query_is_infra_then_next_query_works(database:
         for _ in range(2):
             pid = pool.pids[0]
             assert wait_until(lambda: bool(pool._workers[0].batch) and pool._workers[0].batch[0][1] == ENDLESS)
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, death)
             assert wait_until(lambda pid=pid: pool.pids[0] != pid)
         thread.join(30)
         assert [e.verdict for e in answers] == ["ok", "infra", "ok"]
