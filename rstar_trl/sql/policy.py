@@ -38,10 +38,13 @@ _SUSPICIOUS = re.compile(r"limit|fetch|rand|uuid|newid|now|current_|date|time|ju
 def parse_statements(sql: str, dialect: str) -> tuple[exp.Expr, ...]:
     """The statements of a text as sqlglot trees; memoised, so never change them. Raises `SqlError`."""
     import sqlglot
+    from sqlglot import exp
     from sqlglot.errors import SqlglotError
 
     try:
-        return tuple(statement for statement in sqlglot.parse(sql, dialect=dialect) if statement is not None)
+        found = sqlglot.parse(sql, dialect=dialect)
+        # A comment behind the last semicolon is no statement.
+        return tuple(each for each in found if each is not None and not isinstance(each, exp.Semicolon))
     except (SqlglotError, RecursionError) as error:
         reason = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())[:200] or "nested too deeply"
         raise SqlError(f"The query does not parse as {dialect}: {reason}") from error

@@ -44,10 +44,12 @@ _ROLE = """
               AND has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE'))
     FROM pg_roles WHERE rolname = current_user"""
 # Text that sqlglot cannot parse is the server's to judge, but not with one of these names in it.
+_ESCAPED_NAME = re.compile(r'\bu&"', re.IGNORECASE)
 _SUSPECT = re.compile(
     r'\b(pg_(?!catalog\b)|lo_|dblink|set_config|query_to_xml|cursor_to_xml)\w*"?\s*\(', re.IGNORECASE
 )
 _VERDICT_OF_STATE = {
+    "08P01": "sql_error",  # A placeholder without a value.
     "57014": "timeout",
     "55P03": "timeout",
     "25006": "rejected",
@@ -176,6 +178,8 @@ def _refusal(sql: str) -> tuple[str, str] | None:
         return "sql_error", f"the query is not valid text: {problem}"
     if "\x00" in sql:
         return "sql_error", "the query is not valid text: it holds a NUL"
+    if _ESCAPED_NAME.search(sql):
+        return "rejected", "a name written in escapes can hide what it names; write it as it is"
     try:
         statements = parse_statements(sql, "postgres")
     except SqlError:

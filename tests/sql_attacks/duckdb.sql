@@ -88,6 +88,14 @@ SELECT * FROM system.information_schema.tables
 ;
 --- duckdb sql_error: a comment and nothing else
 -- SELECT 1
+--- duckdb sql_error: a placeholder without a value
+SELECT ?
+--- duckdb ok: a comment behind the semicolon
+SELECT 1; -- the end
+--- duckdb rejected|sql_error: a file on the network
+SELECT * FROM 'https://example.com/x.parquet'
+--- duckdb rejected|sql_error: a file in a bucket
+SELECT * FROM 's3://bucket/x.csv'
 --- duckdb sql_error: a NUL in the SQL
 <<escape>>SELECT 1 \x00
 --- duckdb sql_error: half a surrogate pair in the SQL

@@ -4,7 +4,7 @@ SELECT pg_read_file('/etc/passwd')
 SELECT "pg_read_file"('/etc/passwd')
 --- postgres rejected: pg_read_file of a schema
 SELECT pg_catalog.pg_read_file('/etc/passwd')
---- postgres rejected|sql_error: pg_read_file behind escapes
+--- postgres rejected: pg_read_file behind escapes
 SELECT U&"pg\005fread_file"('/etc/passwd')
 --- postgres rejected: pg_read_binary_file
 SELECT * FROM pg_read_binary_file('/etc/passwd')
@@ -92,6 +92,10 @@ SET ROLE owner
 -- SELECT 1
 --- postgres sql_error: no such table
 SELECT * FROM nowhere
+--- postgres sql_error: a placeholder without a value
+SELECT $1
+--- postgres ok: a comment behind the semicolon
+SELECT 1; -- the end
 --- postgres sql_error: a NUL in the SQL
 <<escape>>SELECT 1 \x00
 --- postgres sql_error: half a surrogate pair in the SQL

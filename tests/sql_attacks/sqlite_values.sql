@@ -4,6 +4,10 @@ SELECT broken FROM odd
 SELECT nul FROM odd
 --- sqlite ok: infinity and bytes
 SELECT 9e999, -9e999, x'00ff', raw FROM odd
+--- sqlite sql_error: a placeholder without a value
+SELECT ?
+--- sqlite ok: a comment behind the semicolon
+SELECT 1; -- the end
 --- sqlite sql_error: a NUL in the SQL
 <<escape>>SELECT 1 \x00; DELETE FROM t
 --- sqlite sql_error: half a surrogate pair in the SQL
