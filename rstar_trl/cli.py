@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -118,6 +118,49 @@ def ask(
     print(render_answer(grown, result))
 
 
+@app.command()
+def metrics(
+    gold: Annotated[Path, typer.Argument(help="The gold file: SQL, a tab, the database; or BIRD's JSON.")],
+    predictions: Annotated[Path, typer.Argument(help="The predictions: one a line, or BIRD's JSON.")],
+    db: Annotated[Path, typer.Option("--db", help="The folder that holds <name>/<name>.sqlite.")],
+    layout: Annotated[
+        Literal["spider", "bird"], typer.Option("--format", help="Whose file formats and metrics.")
+    ] = "spider",
+    tables: Annotated[Path | None, typer.Option(help="Spider's tables.json; by default beside the folder.")] = None,
+    etype: Annotated[
+        Literal["all", "exec", "match"], typer.Option(help="Spider: execution, exact set match, or both.")
+    ] = "all",
+    plug_value: Annotated[bool, typer.Option("--plug-value", help="Spider: fill gold values in.")] = False,
+    keep_distinct: Annotated[bool, typer.Option("--keep-distinct", help="Spider: let DISTINCT count.")] = False,
+    difficulty: Annotated[Path | None, typer.Option(help="BIRD: the JSON that holds the difficulties.")] = None,
+    iterations: Annotated[int, typer.Option(min=0, help="BIRD: timed runs for VES (officially 100); 0: none.")] = 0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a query may take.")] = 30.0,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    out: Annotated[Path | None, typer.Option("--json", help="Write all scores to this file.")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Score a file of predictions by the official metrics of Spider or BIRD."""
+    from rstar_trl.evaluation.command import metrics as run
+
+    print(
+        run(
+            gold,
+            predictions,
+            db,
+            layout,
+            tables=tables,
+            wanted=etype,
+            plug_value=plug_value,
+            keep_distinct=keep_distinct,
+            difficulties=difficulty,
+            iterations=iterations,
+            timeout=timeout,
+            workers=workers,
+            out=out,
+        )
+    )
+
+
 @data_app.command("demo")
 def data_demo(
     out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
@@ -142,6 +185,35 @@ def data_show(
     from rstar_trl.evolution.validate import show
 
     print(show(_load(recipe, config, assignments), limit))
+
+
+@data_app.command("audit")
+def data_audit(
+    recipe: RecipeArgument = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    out: Annotated[Path, typer.Option("--out", help="The quarantine list to write.")] = Path("quarantine.jsonl"),
+    debug: DebugOption = False,
+) -> None:
+    """Run every gold query, also where rows are stored in another order; write the list of those unfit as labels."""
+    from rstar_trl.evolution.validate import audit
+
+    print(audit(_load(recipe, config, assignments), out))
+
+
+@data_app.command("variants")
+def data_variants(
+    recipe: RecipeArgument = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    per_db: Annotated[int, typer.Option("--per-db", min=1, max=48, help="Variants of each database.")] = 8,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = Path("variants"),
+    debug: DebugOption = False,
+) -> None:
+    """Make variants of every database, on which queries that are right by accident are found out."""
+    from rstar_trl.evolution.validate import variants
+
+    print(variants(_load(recipe, config, assignments), per_db, out))
 
 
 def main() -> None:

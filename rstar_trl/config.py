@@ -33,6 +33,10 @@ class DataConfig:
     held_out: float | None = None
     """Evaluate on this fraction of the training queries, kept from training with all their wordings, instead of on
     the data set's own evaluation questions (whose databases may all be new to the policy)."""
+    variants: str | None = None
+    """Folder that `rstar-trl data variants` wrote; needed for `verify: variants`."""
+    quarantine: str | None = None
+    """A list that `rstar-trl data audit` wrote; its questions are left out, beside those the run finds itself."""
     seed: int = 0
     """Draws the samples and the labelled fraction; for the demo also the corpus."""
 
@@ -218,6 +222,8 @@ class Recipe:
     """Limits of execution."""
     search: SearchConfig = field(default_factory=SearchConfig)
     """Search during training rounds."""
+    verify: Literal["database", "variants"] = "database"
+    """In training a query is right when its result is right on the question's database, or also on its variants."""
     trajectories: TrajectoryConfig = field(default_factory=TrajectoryConfig)
     """Selection of training rows."""
     pretrain: dict[str, Any] = field(default_factory=dict)
@@ -235,3 +241,9 @@ class Recipe:
     """The rounds after the cold start (round 0)."""
     seed: int = 0
     """Seeds model building, search and training."""
+
+    def __post_init__(self) -> None:
+        if self.verify == "variants" and self.data.variants is None:
+            raise ConfigError(
+                "`verify: variants` needs `data.variants`; make the folder with `rstar-trl data variants`."
+            )

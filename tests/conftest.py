@@ -9,6 +9,7 @@ import pytest
 
 from rstar_trl.config import SandboxConfig
 from rstar_trl.sql.sandbox import Sandbox
+from tests import postgres_server as postgres
 from tests.scripted import make_database
 
 
@@ -21,3 +22,12 @@ def small_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared_sandbox() -> Iterator[Sandbox]:
     with Sandbox(SandboxConfig(workers=1)) as sandbox:
         yield sandbox
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Server]:
+    pytest.importorskip("psycopg", reason="the extra postgres is not installed")
+    if reason := postgres.reason_to_skip():
+        pytest.skip(reason)
+    with postgres.running() as server:
+        yield server

@@ -25,10 +25,19 @@ class GoldResult:
 
 
 @dataclass(frozen=True)
+class Check:
+    """What the right query returns on another database of the same schema, named by its path."""
+
+    database: str
+    result: GoldResult
+
+
+@dataclass(frozen=True)
 class Question:
     """A question in words about one database, with what is known of its answer.
 
-    Training needs `gold_sql` or `gold_result`; asking needs neither. `meta` is free (hardness, template, split) and
+    Training needs `gold_sql` or `gold_result`; asking needs neither. `checks` are further databases that a right query
+    must be right on. `meta` is free (hardness, template, split) and
     is never shown to a model.
     """
 
@@ -38,6 +47,7 @@ class Question:
     evidence: str = ""
     gold_sql: str | None = None
     gold_result: GoldResult | None = None
+    checks: tuple[Check, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 

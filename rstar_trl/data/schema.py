@@ -97,6 +97,28 @@ def introspect(path: Path | str, sample_values: int = 2) -> Schema:
     return schema
 
 
+def column_names(path: Path | str) -> dict[str, tuple[str, ...]]:
+    """The columns of every table of a database file, names as they are spelled; no value is looked at.
+
+    Raises `DataError` when the file is missing or cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"the database {path} does not exist; check the path, or put the file there.")
+    try:
+        with closing(
+            sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=2)
+        ) as connection:
+            names = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
+            return {name: _columns(connection, name) for name in names}
+    except sqlite3.Error as error:
+        raise DataError(f"the database {path} cannot be read ({error}); {_remedy(error)}.") from error
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> tuple[str, ...]:
+    return tuple(row[1] for row in connection.execute(f"pragma table_info({quoted(table)})"))
+
+
 def _remedy(error: sqlite3.Error) -> str:
     if "locked" in str(error):
         return "close the program that is writing to it and run the same command again"

@@ -55,7 +55,7 @@ def plan(recipe: Recipe) -> list[Stage]:
     sandbox = _without(asdict(recipe.sandbox), "workers")
     prompt = asdict(recipe.prompt)
     base = ["base"] if recipe.model.from_scratch is not None else []
-    add("data", "data", 0, [], data=asdict(recipe.data), sandbox=sandbox)
+    add("data", "data", 0, [], data=asdict(recipe.data), sandbox=sandbox, verify=recipe.verify)
     if base:
         add("base", "base", 0, ["data"], model={"from_scratch": recipe.model.from_scratch}, prompt=prompt)
     if recipe.pretrain:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from rstar_trl.config import SearchConfig
-from rstar_trl.data.question import Question
-from rstar_trl.errors import RunError
+from rstar_trl.data.question import Corpus, Question
+from rstar_trl.errors import DataError, RunError
 from rstar_trl.evolution import manifest
 from rstar_trl.evolution.launch import Processes
 from rstar_trl.evolution.plan import Kind, Stage
@@ -43,13 +43,15 @@ class RunData:
 def prepare_data(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
     """Loads the corpus, runs all gold SQL, drops the labels the recipe hides, and writes the questions."""
     from rstar_trl.data.loaders import load_corpus
+    from rstar_trl.sql.audit import read_quarantine
     from rstar_trl.sql.gold import prepare, question_record
     from rstar_trl.sql.sandbox import Sandbox
 
     config = loaded.recipe.data
     corpus = load_corpus(config, stage.folder)
+    listed = read_quarantine(Path(config.quarantine)) if config.quarantine else {}
     with Sandbox(loaded.recipe.sandbox) as sandbox:
-        prepared = prepare(corpus, sandbox, config.label_fraction, config.seed)
+        prepared = prepare(corpus, sandbox, config.label_fraction, config.seed, listed, _variants(loaded, corpus))
     write_jsonl(stage.folder / "train.jsonl", map(question_record, prepared.train))
     write_jsonl(stage.folder / "eval.jsonl", map(question_record, prepared.eval))
     write_jsonl(stage.folder / "quarantine.jsonl", map(dataclasses.asdict, prepared.quarantine))
@@ -64,6 +66,21 @@ def prepare_data(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Me
         "eval": len(prepared.eval),
         "quarantined": len(prepared.quarantine),
     }
+
+
+def _variants(loaded: LoadedRecipe, corpus: Corpus) -> dict[str, list[Path]]:
+    """The variants of each database where the recipe verifies on them; raises `DataError` for one that has none."""
+    folder = loaded.recipe.data.variants
+    if loaded.recipe.verify != "variants" or folder is None:
+        return {}
+    found = {db_id: sorted(Path(folder).absolute().glob(f"{db_id}/*.sqlite")) for db_id in corpus.databases}
+    bare = sorted(db_id for db_id, files in found.items() if not files)
+    if bare:
+        raise DataError(
+            f"{folder} has no variants of {', '.join(bare)}; make them with `rstar-trl data variants`, or set "
+            "`verify: database`."
+        )
+    return found
 
 
 def load_data(folder: Path) -> RunData:

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from rstar_trl.evolution.recipe import LoadedRecipe
-from rstar_trl.io import write_jsonl
+from rstar_trl.io import write_json, write_jsonl
 
 MAX_LISTED = 20
 """Quarantined questions that are printed one by one."""
@@ -19,14 +19,16 @@ MAX_LISTED = 20
 def validate(loaded: LoadedRecipe) -> str:
     """What a run of the recipe would train and evaluate on, and what it would quarantine and why."""
     from rstar_trl.data.loaders import load_corpus
+    from rstar_trl.sql.audit import read_quarantine
     from rstar_trl.sql.gold import prepare
     from rstar_trl.sql.sandbox import Sandbox
 
     data = loaded.recipe.data
     with tempfile.TemporaryDirectory() as scratch:
         corpus = load_corpus(data, Path(scratch))
+        listed = read_quarantine(Path(data.quarantine)) if data.quarantine else {}
         with Sandbox(loaded.recipe.sandbox) as sandbox:
-            prepared = prepare(corpus, sandbox, data.label_fraction, data.seed)
+            prepared = prepare(corpus, sandbox, data.label_fraction, data.seed, listed)
     labelled = sum(question.gold_sql is not None for question in prepared.train)
     reasons = Counter(_kind(each.reason) for each in prepared.quarantine)
     lines = [
@@ -39,6 +41,64 @@ def validate(loaded: LoadedRecipe) -> str:
     ]
     hidden = len(prepared.quarantine) - MAX_LISTED
     return "\n".join([*lines, *([f"  ... and {hidden} more"] if hidden > 0 else [])])
+
+
+def audit(loaded: LoadedRecipe, out: Path) -> str:
+    """Audits every gold query of the recipe's data; writes the quarantine list to `out` and returns the findings."""
+    from rstar_trl.data.loaders import load_corpus
+    from rstar_trl.sql.audit import audit as run
+    from rstar_trl.sql.sandbox import Sandbox
+
+    data = loaded.recipe.data
+    with tempfile.TemporaryDirectory() as scratch, Sandbox(loaded.recipe.sandbox) as sandbox:
+        corpus = load_corpus(data, Path(scratch))
+        findings = run(corpus, sandbox, Path(scratch) / "shuffled", data.seed)
+    listed = [finding for finding in findings if finding.quarantined]
+    write_jsonl(out, (vars(finding) for finding in listed))
+    kinds = Counter(finding.kind for finding in findings)
+    lines = [
+        f"{corpus.name}: {len(corpus.train) + len(corpus.eval)} questions, {len(corpus.databases)} databases",
+        *(f"  {count} x {kind}" for kind, count in kinds.most_common()),
+        *(f"  {each.split} {each.question_id}: {each.kind}: {each.reason}" for each in findings[:MAX_LISTED]),
+        *([f"  ... and {len(findings) - MAX_LISTED} more"] if len(findings) > MAX_LISTED else []),
+        f"{out}: {len(listed)} to quarantine; name it as `data.quarantine` in the recipe",
+    ]
+    return "\n".join(lines)
+
+
+def variants(loaded: LoadedRecipe, per_db: int, out: Path) -> str:
+    """Makes variants of every database of the recipe's data in `out`, and says what they tell apart."""
+    from rstar_trl.data.loaders import load_corpus
+    from rstar_trl.sql.sandbox import Sandbox
+    from rstar_trl.sql.variants import choose_variants
+
+    data = loaded.recipe.data
+    chosen = {}
+    with tempfile.TemporaryDirectory() as scratch, Sandbox(loaded.recipe.sandbox) as sandbox:
+        corpus = load_corpus(data, Path(scratch))
+        questions = corpus.train + corpus.eval
+        for db_id, path in corpus.databases.items():
+            queries = [q.gold_sql for q in questions if q.db_id == db_id and q.gold_sql]
+            chosen[db_id] = choose_variants(path, queries, per_db, out / db_id, sandbox, data.seed, corpus.dialect)
+    write_json(
+        out / "variants.json",
+        {
+            db_id: {
+                "near_misses": len(each.pairs),
+                "distinguishable": len(each.distinguishable),
+                "told_apart": each.told_apart,
+            }
+            for db_id, each in chosen.items()
+        },
+    )
+    total = sum(len(each.distinguishable) for each in chosen.values())
+    lines = [f"{out}: variants of {len(chosen)} databases; name it as `data.variants`, with `verify: variants`"]
+    lines.append(f"near-misses that anything here tells apart: {total}")
+    for count in range(per_db + 1):
+        known = sum(each.told_apart[min(count, len(each.told_apart) - 1)] for each in chosen.values())
+        name = "the database alone" if count == 0 else f"with {count} variants"
+        lines.append(f"  {name}: {known} ({100 * known / max(1, total):.1f} %)")
+    return "\n".join(lines)
 
 
 def write_demo(folder: Path, seed: int) -> str:

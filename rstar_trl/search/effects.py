@@ -10,7 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rstar_trl.data.question import GoldResult
+from rstar_trl.data.question import Check, GoldResult
 from rstar_trl.policy.interface import ProposeRequest, ScoreRequest
 from rstar_trl.sql.execution import SqlJob
 
@@ -35,7 +35,10 @@ Search = Generator[Effect, Any, None]
 
 @dataclass(frozen=True)
 class Task:
-    """One question ready to be searched. `gold` judges terminals in `train` mode and is not looked at otherwise."""
+    """One question ready to be searched.
+
+    `gold` and `checks` judge terminals in `train` mode and are not looked at otherwise.
+    """
 
     question_id: str
     db_id: str
@@ -44,5 +47,6 @@ class Task:
     seed: int
     mode: Literal["train", "inference"]
     gold: GoldResult | None = None
+    checks: tuple[Check, ...] = ()
     dialect: str = "sqlite"
     use_ppm: bool = False

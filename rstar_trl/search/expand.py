@@ -75,6 +75,7 @@ def expand(state: State, node: int, n: int, temperature: float) -> Generator[Eff
         executions: list[Execution] = yield RunSql(jobs)
         for child, execution in zip(live, executions, strict=True):
             _judge(state, child, execution)
+        yield from _check(state, [child for child in live if tree.reward[child] == 1.0])
     yield from _score(state, [child for child in live if not tree.error[child]])
     return added
 
@@ -144,6 +145,25 @@ def _judge(state: State, node: int, execution: Execution) -> None:
         if task.mode == "train":
             assert task.gold is not None, "train mode needs a gold result"
             tree.reward[node] = 1.0 if results_equal(rows, task.gold.rows, task.gold.ordered) else -1.0
+
+
+def _check(state: State, nodes: list[int]) -> Generator[Effect, Any, None]:
+    """Right so far: a query that gives other rows than the gold query on another database was right by accident."""
+    tree, checks = state.tree, state.task.checks
+    if not nodes or not checks:
+        return
+    jobs = tuple(SqlJob(check.database, tree.sql[node]) for node in nodes for check in checks)
+    executions: list[Execution] = yield RunSql(jobs)
+    for place, node in enumerate(nodes):
+        mine = executions[place * len(checks) : (place + 1) * len(checks)]
+        for check, execution in zip(checks, mine, strict=True):
+            if execution.verdict == "infra":
+                tree.verdict[node], tree.error[node], tree.reward[node] = "infra", execution.error, None
+                break
+            gold = check.result
+            if execution.verdict != "ok" or not results_equal(execution.rows or (), gold.rows, gold.ordered):
+                tree.reward[node] = -1.0
+                break
 
 
 def _score(state: State, nodes: list[int]) -> Generator[Effect, Any, None]:

@@ -129,6 +129,7 @@ def _task(
         seed=int(digest([seed, question.id]), 16),
         mode=mode,
         gold=question.gold_result if mode == "train" else None,
+        checks=question.checks if mode == "train" else (),
         dialect=dialect,
         use_ppm=use_ppm,
     )

@@ -18,7 +18,8 @@ class Execution:
     """The outcome of one query.
 
     `rows` is None unless the verdict is `ok` (all rows) or `truncated` (those up to the limit). `error` is one line
-    for a person. `seconds` is the wall time inside the worker. A probe (see `Sandbox.run`) fetches at most one row.
+    for a person. `seconds` is the wall time inside the worker. `unstable` says why a second run may give other rows (a
+    random value, the clock), and is empty where no reason was seen. A probe fetches at most one row.
     """
 
     verdict: Verdict
@@ -26,11 +27,15 @@ class Execution:
     columns: tuple[str, ...] = ()
     error: str = ""
     seconds: float = 0.0
+    unstable: str = ""
 
 
 @dataclass(frozen=True)
 class SqlJob:
-    """One query to run: `probe` asks only whether it runs (at most one row is fetched)."""
+    """One query to run on a database, named by its path or its URL (`rstar_trl.sql.engine`).
+
+    `probe` asks only whether it runs: at most one row is fetched.
+    """
 
     database: str
     sql: str

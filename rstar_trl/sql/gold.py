@@ -11,16 +11,18 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from rstar_trl.data.question import Corpus, GoldResult, Question
+from rstar_trl.data.question import Check, Corpus, GoldResult, Question
 from rstar_trl.errors import DataError, InfraError, SqlError
 from rstar_trl.sql.compare import decode_rows, encode_rows, orders_rows, results_equal
 from rstar_trl.sql.execution import Execution, SqlJob
 from rstar_trl.sql.policy import nondeterminism
 from rstar_trl.sql.sandbox import Sandbox
+from rstar_trl.sql.stability import stable_results
 
 # Large enough that all workers stay busy, small enough that the gold rows of a chunk are all that is held twice.
 CHUNK = 4096
@@ -44,16 +46,26 @@ class Prepared:
     quarantine: tuple[Quarantined, ...]
 
 
-def prepare(corpus: Corpus, sandbox: Sandbox, label_fraction: float, seed: int) -> Prepared:
+def prepare(
+    corpus: Corpus,
+    sandbox: Sandbox,
+    label_fraction: float,
+    seed: int,
+    listed: Mapping[str, str] | None = None,
+    variants: Mapping[str, Sequence[Path]] | None = None,
+) -> Prepared:
     """Runs all gold SQL, fills in gold results, and leaves gold SQL on `label_fraction` of the training questions.
 
     The fraction is of the training questions that stay and have gold SQL, rounded, at least one. Evaluation questions
-    keep theirs. A question that comes with a `gold_result` keeps it. Raises `DataError` when a split that had
-    questions has none left, and `InfraError` when a database cannot be read (a lock, a broken file).
+    keep theirs. A question that comes with a `gold_result` keeps it. `listed` holds question ids
+    that are quarantined for a reason found before (`rstar_trl.sql.audit`). `variants` holds further databases by
+    `db_id`: training questions get the gold query's results there as their checks. Raises `DataError` when a split
+    that had questions has none left, and `InfraError` when a database cannot be read (a lock, a broken file).
     """
     _require_readable(corpus, sandbox)
-    train, bad_train = _verify(corpus, corpus.train, "train", sandbox)
-    evaluation, bad_eval = _verify(corpus, corpus.eval, "eval", sandbox)
+    train, bad_train = _verify(corpus, corpus.train, "train", sandbox, listed or {})
+    evaluation, bad_eval = _verify(corpus, corpus.eval, "eval", sandbox, listed or {})
+    train = _with_checks(train, sandbox, corpus.dialect, variants or {})
     quarantine = (*bad_train, *bad_eval)
     _require_questions(corpus, train, evaluation, quarantine)
     return Prepared(tuple(_keep_labels(train, label_fraction, seed)), tuple(evaluation), quarantine)
@@ -68,7 +80,8 @@ def question_record(question: Question) -> dict[str, Any]:
         "question": question.question,
         "evidence": question.evidence,
         "gold_sql": question.gold_sql,
-        "gold_result": None if gold is None else {"rows": encode_rows(gold.rows), "ordered": gold.ordered},
+        "gold_result": None if gold is None else _result_record(gold),
+        "checks": [{"database": check.database, **_result_record(check.result)} for check in question.checks],
         "meta": dict(question.meta),
     }
 
@@ -76,19 +89,28 @@ def question_record(question: Question) -> dict[str, Any]:
 def question_from_record(record: Mapping[str, Any]) -> Question:
     """Reads what `question_record` wrote."""
     gold = record["gold_result"]
-    result = None if gold is None else GoldResult(decode_rows(gold["rows"]), gold["ordered"])
-    return Question(**{**record, "gold_result": result})
+    result = None if gold is None else _result_from(gold)
+    checks = tuple(Check(each["database"], _result_from(each)) for each in record.get("checks", ()))
+    return Question(**{**record, "gold_result": result, "checks": checks})
+
+
+def _result_record(result: GoldResult) -> dict[str, Any]:
+    return {"rows": encode_rows(result.rows), "ordered": result.ordered}
+
+
+def _result_from(record: Mapping[str, Any]) -> GoldResult:
+    return GoldResult(decode_rows(record["rows"]), record["ordered"])
 
 
 def _verify(
-    corpus: Corpus, questions: tuple[Question, ...], split: str, sandbox: Sandbox
+    corpus: Corpus, questions: tuple[Question, ...], split: str, sandbox: Sandbox, listed: Mapping[str, str]
 ) -> tuple[list[Question], list[Quarantined]]:
     kept: list[Question] = []
     quarantine: list[Quarantined] = []
     for start in range(0, len(questions), CHUNK):
         chunk = questions[start : start + CHUNK]
         for question, execution in zip(chunk, _execute(corpus, chunk, sandbox), strict=True):
-            reason = _reason(corpus, question, execution)
+            reason = listed.get(question.id) or _reason(corpus, question, execution)
             if reason is None:
                 question = _with_result(question, execution, corpus.dialect)
                 empty = question.gold_result is not None and not question.gold_result.rows
@@ -98,6 +120,22 @@ def _verify(
             else:
                 quarantine.append(Quarantined(question.id, split, reason))
     return kept, quarantine
+
+
+def _with_checks(
+    questions: list[Question], sandbox: Sandbox, dialect: str, variants: Mapping[str, Sequence[Path]]
+) -> list[Question]:
+    """A check for every variant on which the gold query's rows are no matter of luck."""
+    checks: dict[str, list[Check]] = {question.id: [] for question in questions}
+    for db_id, files in variants.items():
+        asked = [(question.id, question.gold_sql) for question in questions if question.db_id == db_id]
+        queries = list(dict.fromkeys(sql for _, sql in asked if sql))
+        for path in files if queries else ():
+            results = stable_results(queries, path, sandbox, dialect)
+            for question_id, sql in asked:
+                if sql in results:
+                    checks[question_id].append(Check(str(path), results[sql]))
+    return [replace(question, checks=tuple(checks[question.id])) for question in questions]
 
 
 def _execute(corpus: Corpus, questions: Iterable[Question], sandbox: Sandbox) -> list[Execution | None]:

@@ -9,7 +9,7 @@ concatenates a group in no stated order, passes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,12 @@ _SPACE = r"(?>\s+|--[^\n]*+|/\*(?>.*?\*/))*+"
 _FIRST_WORD = re.compile(_SPACE + r"([A-Za-z_]+|\S)?", re.DOTALL)
 _QUERY_WORDS = frozenset({"SELECT", "WITH", "VALUES", "("})
 _FORBIDDEN_FUNCTIONS = frozenset({"LOAD_EXTENSION", "FTS3_TOKENIZER", "READFILE", "WRITEFILE", "EDIT"})
-_RANDOM_FUNCTIONS = frozenset({"RAND", "RANDOM", "RANDOMBLOB", "UUID", "NEWID", "GEN_RANDOM_UUID"})
+# PostgreSQL: functions that reach files, other sessions, settings, large objects, or run a query given as text.
+_POSTGRES_FORBIDDEN = re.compile(
+    r"(PG_(?!TYPEOF$|GET_|COLUMN_)|LO_|DBLINK|SET_CONFIG$|CURRENT_SETTING$|NEXTVAL$|SETVAL$|TXID_|BRIN_|GIN_)\w*"
+    r"|(QUERY|CURSOR|TABLE|SCHEMA|DATABASE)_TO_XML\w*|LOREAD$|LOWRITE$"
+)
+_RANDOM_FUNCTIONS = frozenset({"RAND", "RANDOM", "RANDOMBLOB", "UUID", "NEWID", "GEN_RANDOM_UUID", "CLOCK_TIMESTAMP"})
 _CLOCK_FUNCTIONS = frozenset({"DATE", "TIME", "DATETIME", "JULIANDAY", "UNIXEPOCH", "NOW", "GETDATE"})
 _TIME_NAME = re.compile(r"DATE|TIME|JULIANDAY|EPOCH")
 # Only a query with one of these words can be non-deterministic; the others are not worth a parse (about 1 ms).
@@ -33,10 +38,13 @@ _SUSPICIOUS = re.compile(r"limit|fetch|rand|uuid|newid|now|current_|date|time|ju
 def parse_statements(sql: str, dialect: str) -> tuple[exp.Expr, ...]:
     """The statements of a text as sqlglot trees; memoised, so never change them. Raises `SqlError`."""
     import sqlglot
+    from sqlglot import exp
     from sqlglot.errors import SqlglotError
 
     try:
-        return tuple(statement for statement in sqlglot.parse(sql, dialect=dialect) if statement is not None)
+        found = sqlglot.parse(sql, dialect=dialect)
+        # A comment behind the last semicolon is no statement.
+        return tuple(each for each in found if each is not None and not isinstance(each, exp.Semicolon))
     except (SqlglotError, RecursionError) as error:
         reason = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())[:200] or "nested too deeply"
         raise SqlError(f"The query does not parse as {dialect}: {reason}") from error
@@ -57,20 +65,20 @@ def violation(sql: str, dialect: str = "sqlite") -> str | None:
         return str(error)
     if len(statements) != 1:
         return f"there are {len(statements)} statements; only a single query may run."
-    return next(_violations(statements[0]), None)
+    return next(_violations(statements[0], dialect), None)
 
 
-def _violations(statement: exp.Expr) -> Iterator[str]:
+def _violations(statement: exp.Expr, dialect: str) -> Iterator[str]:
     from sqlglot import exp
 
     if not isinstance(statement, exp.Query | exp.Values):
         yield f"{statement.key.upper()} changes data; only a single SELECT may run."
-    changing = (exp.DML, exp.DDL, exp.Command, exp.Pragma, exp.Attach, exp.Detach, exp.Into)
+    changing = (exp.DML, exp.DDL, exp.Command, exp.Pragma, exp.Attach, exp.Detach, exp.Into, exp.Lock)
     for node in statement.walk():
         if isinstance(node, changing):
             yield f"{node.key.upper()} inside the query writes or steers the database; only reading is allowed."
         name = _function_name(node)
-        if name in _FORBIDDEN_FUNCTIONS:
+        if name in _FORBIDDEN_FUNCTIONS or (dialect == "postgres" and _POSTGRES_FORBIDDEN.match(name)):
             yield f"the function {name.lower()} reaches outside the database; leave it out."
         if name.startswith("PRAGMA_"):
             yield f"the table function {name.lower()} runs a PRAGMA; only tables may be read."
@@ -83,21 +91,33 @@ def nondeterminism(sql: str, dialect: str = "sqlite") -> str | None:
     A LIMIT needs an ORDER BY beside it, unless the query gives one row anyway; ties in the order are not looked for.
     Raises `SqlError` for a text that does not parse, unless no suspicious word is in it.
     """
+    return _first_reason(sql, dialect, lambda node: _unordered_limit(node) or _changing_value(node))
+
+
+@lru_cache(maxsize=8192)
+def changing_values(sql: str, dialect: str) -> str | None:
+    """`nondeterminism` without the rule for LIMIT: random values and the clock alone."""
+    return _first_reason(sql, dialect, _changing_value)
+
+
+def _first_reason(sql: str, dialect: str, reason_of: Callable[[exp.Expr], str | None]) -> str | None:
     if not _SUSPICIOUS.search(sql):
         return None
-    for statement in parse_statements(sql, dialect):
-        for node in statement.walk():
-            reason = _unstable(node)
-            if reason:
-                return reason
-    return None
+    nodes = (node for statement in parse_statements(sql, dialect) for node in statement.walk())
+    return next((reason for node in nodes if (reason := reason_of(node))), None)
 
 
-def _unstable(node: exp.Expr) -> str | None:
+def _unordered_limit(node: exp.Expr) -> str | None:
     from sqlglot import exp
 
-    if isinstance(node, exp.Limit | exp.Fetch) and node.parent is not None and not node.parent.args.get("order"):
-        return None if _gives_one_row(node.parent) or _only_tests(node.parent) else "LIMIT without ORDER BY"
+    if not isinstance(node, exp.Limit | exp.Fetch) or node.parent is None or node.parent.args.get("order"):
+        return None
+    return None if _gives_one_row(node.parent) or _only_tests(node.parent) else "LIMIT without ORDER BY"
+
+
+def _changing_value(node: exp.Expr) -> str | None:
+    from sqlglot import exp
+
     if isinstance(node, exp.CurrentDate | exp.CurrentTime | exp.CurrentTimestamp | exp.CurrentDatetime):
         return "the current date or time"
     name = _function_name(node)

@@ -1,11 +1,12 @@
 """Runs model-written SQL in worker processes that can be killed.
 
 Guarantees: every query gets exactly one verdict, in order, within the time limit plus `GRACE` seconds, whatever the
-SQL does; a worker that hangs is killed (`timeout`), one that dies is replaced and its query tried once more before it
-is called `infra`; workers see an empty environment and no descriptor of the parent but their own pipes, and end with
-the parent. Equal queries of one sandbox run once while their result is in the cache. Safe to call from several threads
-(calls take turns). Does not guarantee: fresh answers when a database changes while the sandbox is open; isolation
-against a bug in SQLite itself beyond the process boundary and its resource limits. Needs Linux.
+SQL does; a worker that hangs is killed (`timeout`); one that dies is replaced; a query whose worker died, or whose
+verdict is `infra`, is tried once more before that verdict stands; no text is parsed in this process; workers see an
+empty environment and no descriptor of the parent but their own pipes, and end with the parent. Equal queries of one
+sandbox run once while their result is in the cache, unless their rows may change from run to run. Safe to call from
+several threads (calls take turns). Does not guarantee: fresh answers when a database changes while the sandbox is
+open; isolation against a bug in an engine itself beyond the process boundary and its resource limits. Needs Linux.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from rstar_trl.config import SandboxConfig
 from rstar_trl.errors import InfraError
+from rstar_trl.sql.engine import absolute
 from rstar_trl.sql.execution import Execution, SqlJob
 from rstar_trl.sql.worker import HEADER_BYTES, frame, write_all
 
@@ -68,16 +70,19 @@ class Sandbox:
                 worker.kill()
             self._workers = []
 
-    def run(self, jobs: Sequence[SqlJob]) -> list[Execution]:
-        """One execution per job, in order. Raises `InfraError` only if closed, or if no worker can be started."""
+    def run(self, jobs: Sequence[SqlJob], fresh: bool = False) -> list[Execution]:
+        """One execution per job, in order. Equal jobs of one call run once; `fresh` looks into no cache (for timing).
+
+        Raises `InfraError` only if closed, or if no worker can be started.
+        """
         with self._lock:
             if not self._workers:
                 raise InfraError("The sandbox is closed; open a new one to run queries.")
-            keys = [(os.path.abspath(job.database), job.sql, job.probe) for job in jobs]
+            keys = [(absolute(job.database), job.sql, job.probe) for job in jobs]
             found: dict[Key, Execution] = {}
             missing: dict[Key, None] = {}
             for key in keys:
-                hit = self._cache.get(key)
+                hit = None if fresh else self._cache.get(key)
                 if hit is None:
                     missing[key] = None
                 else:
@@ -113,11 +118,11 @@ class _Cache:
 
     def put(self, key: Key, execution: Execution, size: int) -> None:
         # One huge result must not drive out thousands of small ones.
-        if execution.verdict not in CACHED_VERDICTS or size > self.budget // 64:
+        if execution.verdict not in CACHED_VERDICTS or execution.unstable or size > self.budget // 64:
             return
         size += len(key[0]) + len(key[1]) + 200
+        self.used += size - self.entries.get(key, (execution, 0))[1]
         self.entries[key] = (execution, size)
-        self.used += size
         while self.used > self.budget:
             self.used -= self.entries.popitem(last=False)[1][1]
 
@@ -127,7 +132,7 @@ class _Worker:
 
     def __init__(self, config: SandboxConfig) -> None:
         limits = (config.timeout, config.max_rows, config.max_bytes, config.memory_mb)
-        self.command = [sys.executable, "-I", "-S", "-B", "-c", _START, _PACKAGE_ROOT, *map(str, limits)]
+        self.command = [sys.executable, "-I", "-S", "-B", "-c", _START, _PACKAGE_ROOT, *map(str, limits), *_packages()]
         self.start()
 
     def start(self) -> None:
@@ -189,6 +194,11 @@ class _Worker:
         return payloads
 
 
+def _packages() -> list[str]:
+    """Folders of installed packages, from which a worker takes what an engine needs, when it needs it."""
+    return [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+
+
 class _Dispatch:
     """One call of `run`: hands `keys` out to the workers until each has its execution."""
 
@@ -200,7 +210,7 @@ class _Dispatch:
         self.queue = deque(keys)
         self.total = len(keys)
         self.found: dict[Key, Execution] = {}
-        self.deaths: dict[Key, int] = {}
+        self.failures: dict[Key, int] = {}
         self.failed_starts = 0
 
     def run(self) -> dict[Key, Execution]:
@@ -241,7 +251,11 @@ class _Dispatch:
                 worker.ready = True
                 continue
             key = worker.batch.popleft()
-            self.found[key] = execution = _execution(key, payload)
+            execution = _execution(payload)
+            if execution.verdict == "infra" and self._failed(key) == 1:
+                self.queue.append(key)
+                continue
+            self.found[key] = execution
             self.cache.put(key, execution, len(payload))
         worker.deadline = time.monotonic() + self.patience
 
@@ -258,18 +272,17 @@ class _Dispatch:
                 )
         elif left and hung:
             self.found[left.pop(0)] = Execution("timeout", error=f"the query took longer than {self.timeout:g} s")
-        elif left:
-            self.deaths[left[0]] = self.deaths.get(left[0], 0) + 1
-            if self.deaths[left[0]] > 1:
-                error = "the worker process died twice on this query; look for a killer of processes (memory?)."
-                self.found[left.pop(0)] = Execution("infra", error=error)
+        elif left and self._failed(left[0]) > 1:
+            error = "the worker process died twice on this query; look for a killer of processes (memory?)."
+            self.found[left.pop(0)] = Execution("infra", error=error)
         self.queue.extendleft(reversed(left))
 
+    def _failed(self, key: Key) -> int:
+        """How often our own machinery has failed this query, this time included."""
+        self.failures[key] = self.failures.get(key, 0) + 1
+        return self.failures[key]
 
-def _execution(key: Key, payload: bytes) -> Execution:
-    verdict, rows, columns, error, seconds = marshal.loads(payload)
-    if verdict == "rejected":
-        from rstar_trl.sql.policy import violation
 
-        error = violation(key[1], "sqlite") or error
-    return Execution(verdict, None if rows is None else tuple(rows), columns, error, seconds)
+def _execution(payload: bytes) -> Execution:
+    verdict, rows, *rest = marshal.loads(payload)
+    return Execution(verdict, None if rows is None else tuple(rows), *rest)

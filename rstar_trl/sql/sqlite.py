@@ -1,7 +1,6 @@
 """The SQLite engine: one query on one database file, under limits.
 
-An engine is one file with one class: `Engine(limits).run(database, sql, probe) -> Reply`. It runs inside a worker
-process (`rstar_trl.sql.worker`) and needs nothing but the standard library.
+It runs inside a worker process (`rstar_trl.sql.worker`) and needs nothing but the standard library.
 
 Guarantees: the database is opened read-only and its bytes never change; no other file is opened, none is created; a
 statement that does anything but read is `rejected` before it runs; rows, bytes and time are bounded; `run` never
@@ -18,15 +17,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from marshal import dumps
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
-# verdict, rows (None unless ok or truncated), column names, error, seconds
-Reply = tuple[str, list[tuple[Any, ...]] | None, tuple[str, ...], str, float]
+from rstar_trl.sql.engine import SQL_LENGTH, Collector, DatabaseUnusable, Limits, Outcome, Reply, path_of
 
 OPEN_CONNECTIONS = 16
-SQL_LENGTH = 200_000
 PROGRESS_OPCODES = 10_000
 
 _ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE})
@@ -48,24 +44,22 @@ _VERDICT_OF_CODE = {
     sqlite3.SQLITE_READONLY: "infra",
     sqlite3.SQLITE_FULL: "infra",
 }
+_RANDOM = frozenset({"random", "randomblob"})
+_CLOCK = frozenset({"date", "time", "datetime", "julianday", "unixepoch", "strftime", "timediff"}) | {
+    "current_date",
+    "current_time",
+    "current_timestamp",
+}
+# A date function reads the clock where it is given the word 'now', or no time at all.
+_READS_NOW = re.compile(
+    r"""['"]\s*now\s*['"]|(?:date|time|julianday|unixepoch)\s*\(\s*\)|strftime\s*\(\s*(?:'[^']*'|"[^"]*")\s*\)""",
+    re.IGNORECASE,
+)
 # Possessive, so that a pile of comments cannot make it backtrack.
 _SPACE = r"(?>\s+|--[^\n]*+|/\*(?>.*?\*/))*+"
-_BLANK = re.compile(_SPACE, re.DOTALL)
+_BLANK = re.compile(rf"(?>{_SPACE};?+)*+", re.DOTALL)
 # EXPLAIN passes the authorizer as the query it explains.
 _EXPLAIN = re.compile(_SPACE + r"explain\b", re.IGNORECASE | re.DOTALL)
-
-
-class Limits(NamedTuple):
-    """What one query may use: seconds of wall clock, rows, bytes of the marshalled result, MiB of address space."""
-
-    timeout: float
-    max_rows: int
-    max_bytes: int
-    memory_mb: int
-
-
-class DatabaseUnusable(Exception):
-    """The file cannot be queried at all; never the query's fault."""
 
 
 class SqliteEngine:
@@ -74,12 +68,15 @@ class SqliteEngine:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.deadline = 0.0
+        self._functions: set[str] = set()
         self._connections: OrderedDict[str, tuple[tuple[int, ...], sqlite3.Connection]] = OrderedDict()
 
     def run(self, database: str, sql: str, probe: bool) -> Reply:
         """Runs one query; `probe` fetches at most one row. Every outcome is a reply, none an exception."""
         start = time.perf_counter()
         self.deadline = start + self.limits.timeout
+        self._functions.clear()
+        database = path_of(database)
         rows: list[tuple[Any, ...]] | None = None
         columns: tuple[str, ...] = ()
         try:
@@ -94,11 +91,10 @@ class SqliteEngine:
             verdict, error = self._judge(problem, database)
         except ValueError as problem:
             verdict, error = "sql_error", f"the query is not valid text: {problem}"
-        return verdict, rows, columns, " ".join(error.split())[:400], time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        return verdict, rows, columns, " ".join(error.split())[:400], seconds, _unstable(self._functions, sql)
 
-    def _query(
-        self, connection: sqlite3.Connection, sql: str, probe: bool
-    ) -> tuple[str, list[tuple[Any, ...]] | None, tuple[str, ...], str]:
+    def _query(self, connection: sqlite3.Connection, sql: str, probe: bool) -> Outcome:
         if _EXPLAIN.match(sql):
             return "rejected", None, (), "EXPLAIN shows a plan, not an answer; only a query may run"
         cursor = connection.cursor()
@@ -109,26 +105,13 @@ class SqliteEngine:
                     return "sql_error", None, (), "there is no statement in this text"
                 return "rejected", None, (), "this statement gives no rows; only a query may run"
             columns = tuple(column[0] for column in cursor.description)
-            rows, cut = self._fetch(cursor, probe)
+            found = Collector(self.limits)
+            for row in cursor:
+                if not found.add(row) or probe:
+                    break
         finally:
             cursor.close()  # A statement left open would keep its read lock on the file.
-        return "truncated" if cut else "ok", rows, columns, cut
-
-    def _fetch(self, cursor: sqlite3.Cursor, probe: bool) -> tuple[list[tuple[Any, ...]], str]:
-        """The rows within the limits, and why there are not more of them (empty when these are all)."""
-        max_rows, max_bytes = self.limits.max_rows, self.limits.max_bytes
-        rows: list[tuple[Any, ...]] = []
-        size = 0
-        for row in cursor:
-            size += len(dumps(row, 2))
-            if size > max_bytes:
-                return rows, f"the result has more than {max_bytes} bytes"
-            if len(rows) == max_rows:
-                return rows, f"the result has more than {max_rows} rows"
-            rows.append(row)
-            if probe:
-                break
-        return rows, ""
+        return "truncated" if found.cut else "ok", found.rows, columns, found.cut
 
     def _judge(self, problem: sqlite3.Error, database: str) -> tuple[str, str]:
         if "one statement at a time" in str(problem):
@@ -164,7 +147,9 @@ class SqliteEngine:
             raise DatabaseUnusable(f"{database} is empty (0 bytes), not a database; check the path.")
         while len(self._connections) >= OPEN_CONNECTIONS:
             self._forget(next(iter(self._connections)))
-        connection = open_read_only(database, self.limits, lambda: time.perf_counter() > self.deadline)
+        connection = open_read_only(
+            database, self.limits, lambda: time.perf_counter() > self.deadline, self._functions.add
+        )
         self._connections[database] = (stamp, connection)
         return connection
 
@@ -178,12 +163,18 @@ class SqliteEngine:
             self._forget(database)
 
 
-def open_read_only(database: str, limits: Limits, expired: Callable[[], bool]) -> sqlite3.Connection:
-    """A connection that can only read this one file; a statement under way is interrupted once `expired()` is true."""
+def open_read_only(
+    database: str, limits: Limits, expired: Callable[[], bool], called: Callable[[str], None]
+) -> sqlite3.Connection:
+    """A connection that can only read this one file.
+
+    A statement under way is interrupted once `expired()` is true; `called` is told the functions of each statement.
+    """
     uri = f"file:{quote(os.fsencode(database))}?mode=ro{_immutable(database)}"
     # The wait for another process's lock must end before the parent takes it for a query that hangs.
     busy_seconds = min(1.0, limits.timeout / 2)
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=busy_seconds)
+    # No statement is kept: a second run of it would pass the authorizer unseen, and its functions with it.
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=busy_seconds, cached_statements=0)
     connection.text_factory = partial(str, encoding="utf-8", errors="replace")
     connection.execute("PRAGMA query_only = ON")
     connection.execute("PRAGMA temp_store = MEMORY")
@@ -193,16 +184,29 @@ def open_read_only(database: str, limits: Limits, expired: Callable[[], bool]) -
     # These connect on first use, by what the authorizer takes for an update of the schema.
     connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')").fetchall()
     connection.set_progress_handler(expired, PROGRESS_OPCODES)
-    connection.set_authorizer(_authorize)
+
+    def authorize(action: int, _first: str | None, second: str | None, _database: str | None, _: str | None) -> int:
+        if action in _ALLOWED:
+            return sqlite3.SQLITE_OK
+        if action != sqlite3.SQLITE_FUNCTION:
+            return sqlite3.SQLITE_DENY
+        name = (second or "").lower()
+        called(name)
+        return sqlite3.SQLITE_DENY if name in _FORBIDDEN_FUNCTIONS else sqlite3.SQLITE_OK
+
+    connection.set_authorizer(authorize)
     return connection
 
 
-def _authorize(action: int, _first: str | None, second: str | None, _database: str | None, _inside: str | None) -> int:
-    if action in _ALLOWED:
-        return sqlite3.SQLITE_OK
-    if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() not in _FORBIDDEN_FUNCTIONS:
-        return sqlite3.SQLITE_OK
-    return sqlite3.SQLITE_DENY
+def _unstable(functions: set[str], sql: str) -> str:
+    """Why the query may give other rows next time: it draws at random, or reads the clock; empty when it does not."""
+    random = functions & _RANDOM
+    if random:
+        return f"a random value: {min(random)}()"
+    clock = functions & _CLOCK
+    if clock and (any(name.startswith("current_") for name in clock) or _READS_NOW.search(sql)):
+        return f"the current date or time: {min(clock)}"
+    return ""
 
 
 def _immutable(database: str) -> str:

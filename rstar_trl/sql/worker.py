@@ -1,7 +1,8 @@
 """The child's side of the sandbox: reads batches of queries from stdin, runs them, answers each on stdout.
 
-Guarantees: only the standard library is imported, so that a killed worker is replaced in tens of milliseconds; the
-process ends when its stdin closes, that is, when the parent is gone. Does not guarantee an end by itself within the
+Guarantees: only the standard library is imported at the start, so that a killed worker is replaced in tens of
+milliseconds (an engine's package, and the parser that words a rejection, when they are first needed); the process ends
+when its stdin closes, that is, when the parent is gone. Does not guarantee an end by itself within the
 time limit (the parent kills), only that CPU time beyond the limits of its batch ends it.
 
 Frames, both ways: 4 bytes of little-endian length, then marshal data (plain tuples; nothing in it can run code).
@@ -18,7 +19,10 @@ import sys
 import time
 from typing import Any, BinaryIO
 
-from rstar_trl.sql.sqlite import OPEN_CONNECTIONS, Limits, SqliteEngine
+from rstar_trl.sql.engine import DatabaseUnusable, Dialect, Engine, Limits, Reply, dialect_of, open_engine
+
+EXPLAINED_LENGTH = 10_000
+OPEN_FILES = 32
 
 HEADER_BYTES = 4
 MARSHAL_VERSION = 2  # Later versions track shared objects, which costs time and saves nothing on rows.
@@ -38,28 +42,47 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Serves until stdin closes. Arguments: the four `Limits`, as text."""
-    timeout, max_rows, max_bytes, memory_mb = arguments
+    """Serves until stdin closes. Arguments: the four `Limits` as text, then folders of installed packages."""
+    timeout, max_rows, max_bytes, memory_mb, *packages = arguments
+    # Last on the path: nothing there can stand in for a module of the standard library.
+    sys.path += packages
     limits = Limits(float(timeout), int(max_rows), int(max_bytes), int(memory_mb))
     _restrict(limits)
-    engine = SqliteEngine(limits)
+    engines: dict[Dialect, Engine] = {}
     try:
         write_all(1, frame(None))
         with open(0, "rb") as requests:
             while batch := _receive(requests):
                 _allow_cpu(limits.timeout * len(batch))
                 for database, sql, probe in batch:
-                    write_all(1, _answer(engine, database, sql, probe))
+                    write_all(1, _answer(engines, limits, database, sql, probe))
     except BrokenPipeError:
         sys.exit(0)
 
 
-def _answer(engine: SqliteEngine, database: str, sql: str, probe: bool) -> bytes:
-    reply = engine.run(database, sql, probe)
+def _answer(engines: dict[Dialect, Engine], limits: Limits, database: str, sql: str, probe: bool) -> bytes:
+    dialect = dialect_of(database)
     try:
+        if dialect not in engines:
+            engines[dialect] = open_engine(dialect, limits)
+        reply = _explained(engines[dialect].run(database, sql, probe), sql, dialect)
         return frame(reply)
+    except DatabaseUnusable as problem:
+        return frame(("infra", None, (), str(problem), 0.0, ""))
     except MemoryError:
-        return frame(("memory", None, (), "the result does not fit into the worker's memory", reply[-1]))
+        return frame(("memory", None, (), "the result does not fit into the worker's memory", 0.0, ""))
+
+
+def _explained(reply: Reply, sql: str, dialect: Dialect) -> Reply:
+    """SQLite's rejections in the words of the policy, whose parser runs here, where it can be killed.
+
+    The other engines word their own.
+    """
+    if dialect != "sqlite" or reply[0] != "rejected" or len(sql) > EXPLAINED_LENGTH:
+        return reply
+    from rstar_trl.sql.policy import violation
+
+    return (*reply[:3], violation(sql, dialect) or reply[3], *reply[4:])
 
 
 def _receive(requests: BinaryIO) -> list[tuple[str, str, bool]] | None:
@@ -75,7 +98,7 @@ def _restrict(limits: Limits) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_CONNECTIONS + 16, OPEN_CONNECTIONS + 16))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
 
 
 def _allow_cpu(seconds: float) -> None:

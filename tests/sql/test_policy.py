@@ -37,6 +37,7 @@ def test_violation_says_why(sql: str, reason: str) -> None:
     [
         "SELECT a FROM t",
         "SELECT a FROM t;",
+        "SELECT a FROM t; -- the end",
         "(SELECT 1)",
         "VALUES (1)",
         "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 3) SELECT n FROM r",

@@ -238,6 +238,17 @@ def test_locked_database_is_infra_and_readable_again_once_unlocked(sandbox: Sand
     assert one(sandbox, database, "SELECT COUNT(*) FROM t").rows == ((100,),)
 
 
+def test_infra_is_tried_once_more_before_it_stands(sandbox: Sandbox, database: str) -> None:
+    """A lock that goes away between the first try and the second costs no answer."""
+    connection = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+    connection.execute("BEGIN EXCLUSIVE")
+    release = threading.Timer(0.35, lambda: connection.execute("COMMIT"))  # The first try waits 0.25 s for the lock.
+    release.start()
+    assert one(sandbox, database, "SELECT COUNT(*) + 1 FROM t").rows == ((101,),)
+    release.join()
+    connection.close()
+
+
 def test_wal_database_is_read_without_files_beside_it(sandbox: Sandbox, database: str) -> None:
     connection = sqlite3.connect(database)
     connection.execute("PRAGMA journal_mode = WAL")
@@ -261,7 +272,8 @@ def test_idle_worker_killed_then_next_query_works(sandbox: Sandbox, database: st
     assert one(sandbox, database, "SELECT 21").rows == ((21,),)
 
 
-def test_worker_killed_twice_on_a_query_is_infra_then_next_query_works(database: str) -> None:
+@pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSEGV])
+def test_worker_killed_twice_on_a_query_is_infra_then_next_query_works(database: str, death: int) -> None:
     with Sandbox(SandboxConfig(timeout=30)) as pool:
         answers: list[Execution] = []
         jobs = [SqlJob(database, sql) for sql in ("SELECT 1", ENDLESS, "SELECT 2")]
@@ -270,7 +282,7 @@ def test_worker_killed_twice_on_a_query_is_infra_then_next_query_works(database:
         for _ in range(2):
             pid = pool.pids[0]
             assert wait_until(lambda: bool(pool._workers[0].batch) and pool._workers[0].batch[0][1] == ENDLESS)
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, death)
             assert wait_until(lambda pid=pid: pool.pids[0] != pid)
         thread.join(30)
         assert [e.verdict for e in answers] == ["ok", "infra", "ok"]
