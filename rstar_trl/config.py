@@ -34,7 +34,9 @@ class DataConfig:
     """Evaluate on this fraction of the training queries, kept from training with all their wordings, instead of on
     the data set's own evaluation questions (whose databases may all be new to the policy)."""
     variants: str | None = None
-    """Folder that `rstar-trl data variants` wrote; needed for `verify: variants`."""
+    """Folder that `rstar-trl data variants` wrote, for `verify: variants`; the run makes its own when empty."""
+    variants_per_db: int = 4
+    """Variants of each database that a run with `verify: variants` makes where no folder of them is named."""
     quarantine: str | None = None
     """A list that `rstar-trl data audit` wrote; its questions are left out, beside those the run finds itself."""
     seed: int = 0
@@ -47,6 +49,8 @@ class DataConfig:
             raise ConfigError("`data.hardness` grades the demo's templates; delete it for other sources.")
         if self.held_out is not None and not 0 < self.held_out < 1:
             raise ConfigError(f"`data.held_out` must lie between 0 and 1, not {self.held_out}.")
+        if not 1 <= self.variants_per_db <= 48:
+            raise ConfigError(f"`data.variants_per_db` must lie between 1 and 48, not {self.variants_per_db}.")
         if not 0 < self.label_fraction <= 1:
             raise ConfigError(f"`data.label_fraction` must be above 0 and at most 1, not {self.label_fraction}.")
 
@@ -241,9 +245,3 @@ class Recipe:
     """The rounds after the cold start (round 0)."""
     seed: int = 0
     """Seeds model building, search and training."""
-
-    def __post_init__(self) -> None:
-        if self.verify == "variants" and self.data.variants is None:
-            raise ConfigError(
-                "`verify: variants` needs `data.variants`; make the folder with `rstar-trl data variants`."
-            )

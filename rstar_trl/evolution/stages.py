@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rstar_trl.config import SearchConfig
 from rstar_trl.data.question import Corpus, Question
@@ -26,6 +26,9 @@ from rstar_trl.evolution.plan import Kind, Stage
 from rstar_trl.evolution.recipe import LoadedRecipe, evaluation_search, round_search
 from rstar_trl.io import read_json, read_jsonl, write_json, write_jsonl
 from rstar_trl.progress import Progress
+
+if TYPE_CHECKING:
+    from rstar_trl.sql.sandbox import Sandbox
 
 Metrics = dict[str, Any]
 
@@ -51,7 +54,8 @@ def prepare_data(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Me
     corpus = load_corpus(config, stage.folder)
     listed = read_quarantine(Path(config.quarantine)) if config.quarantine else {}
     with Sandbox(loaded.recipe.sandbox) as sandbox:
-        prepared = prepare(corpus, sandbox, config.label_fraction, config.seed, listed, _variants(loaded, corpus))
+        variants = _variants(loaded, corpus, stage.folder / "variants", sandbox)
+        prepared = prepare(corpus, sandbox, config.label_fraction, config.seed, listed, variants)
     write_jsonl(stage.folder / "train.jsonl", map(question_record, prepared.train))
     write_jsonl(stage.folder / "eval.jsonl", map(question_record, prepared.eval))
     write_jsonl(stage.folder / "quarantine.jsonl", map(dataclasses.asdict, prepared.quarantine))
@@ -68,17 +72,25 @@ def prepare_data(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Me
     }
 
 
-def _variants(loaded: LoadedRecipe, corpus: Corpus) -> dict[str, list[Path]]:
-    """The variants of each database where the recipe verifies on them; raises `DataError` for one that has none."""
-    folder = loaded.recipe.data.variants
-    if loaded.recipe.verify != "variants" or folder is None:
+def _variants(loaded: LoadedRecipe, corpus: Corpus, made: Path, sandbox: Sandbox) -> dict[str, list[Path]]:
+    """The variants of each database where the recipe verifies on them; where it names none, they are made in `made`.
+
+    Raises `DataError` for a database that the folder named has none of.
+    """
+    from rstar_trl.sql.variants import choose_all
+
+    config = loaded.recipe.data
+    if loaded.recipe.verify != "variants":
         return {}
-    found = {db_id: sorted(Path(folder).absolute().glob(f"{db_id}/*.sqlite")) for db_id in corpus.databases}
+    if config.variants is None:
+        chosen = choose_all(corpus, config.variants_per_db, made.absolute(), sandbox, config.seed)
+        return {db_id: list(each.files) for db_id, each in chosen.items()}
+    found = {db_id: sorted(Path(config.variants).absolute().glob(f"{db_id}/*.sqlite")) for db_id in corpus.databases}
     bare = sorted(db_id for db_id, files in found.items() if not files)
     if bare:
         raise DataError(
-            f"{folder} has no variants of {', '.join(bare)}; make them with `rstar-trl data variants`, or set "
-            "`verify: database`."
+            f"{config.variants} has no variants of {', '.join(bare)}; make them with `rstar-trl data variants`, or "
+            "delete `data.variants`, so that the run makes its own."
         )
     return found
 

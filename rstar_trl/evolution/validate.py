@@ -70,16 +70,12 @@ def variants(loaded: LoadedRecipe, per_db: int, out: Path) -> str:
     """Makes variants of every database of the recipe's data in `out`, and says what they tell apart."""
     from rstar_trl.data.loaders import load_corpus
     from rstar_trl.sql.sandbox import Sandbox
-    from rstar_trl.sql.variants import choose_variants
+    from rstar_trl.sql.variants import choose_all
 
     data = loaded.recipe.data
-    chosen = {}
     with tempfile.TemporaryDirectory() as scratch, Sandbox(loaded.recipe.sandbox) as sandbox:
         corpus = load_corpus(data, Path(scratch))
-        questions = corpus.train + corpus.eval
-        for db_id, path in corpus.databases.items():
-            queries = [q.gold_sql for q in questions if q.db_id == db_id and q.gold_sql]
-            chosen[db_id] = choose_variants(path, queries, per_db, out / db_id, sandbox, data.seed, corpus.dialect)
+        chosen = choose_all(corpus, per_db, out, sandbox, data.seed)
     write_json(
         out / "variants.json",
         {

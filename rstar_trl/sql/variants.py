@@ -9,12 +9,13 @@ rows to ties is not judged there. Does not guarantee that two queries which agre
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rstar_trl.data.question import GoldResult, Value
+from rstar_trl.data.question import Corpus, GoldResult, Value
 from rstar_trl.data.schema import introspect
 from rstar_trl.data.variants import make_variant
 from rstar_trl.errors import SqlError
@@ -27,6 +28,8 @@ from rstar_trl.sql.stability import stable_results
 
 POOL_PER_VARIANT = 4
 MAX_POOL = 48
+MAX_QUERIES = 300
+"""Queries of one database whose near-misses choose among the pool; of more, a sample at even distances is taken."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,23 @@ class Chosen:
     told_apart: tuple[int, ...]
 
 
+def choose_all(corpus: Corpus, per_db: int, folder: Path, sandbox: Sandbox, seed: int) -> dict[str, Chosen]:
+    """`per_db` variants of every database of a corpus, each database's in a folder of its own below `folder`."""
+    questions = corpus.train + corpus.eval
+    return {
+        db_id: choose_variants(
+            path,
+            [q.gold_sql for q in questions if q.db_id == db_id and q.gold_sql],
+            per_db,
+            folder / db_id,
+            sandbox,
+            seed,
+            corpus.dialect,
+        )
+        for db_id, path in corpus.databases.items()
+    }
+
+
 def choose_variants(
     database: Path,
     queries: Iterable[str],
@@ -55,7 +75,7 @@ def choose_variants(
     """Makes a pool of variants in `folder`, keeps `count` of them as `<stem>-1.sqlite` and so on, deletes the rest."""
     stable = [sql for sql in dict.fromkeys(queries) if _is_stable(sql, dialect)]
     pool = make_pool(database, stable, min(MAX_POOL, POOL_PER_VARIANT * count), folder / "pool", seed, dialect)
-    pairs = pairs_of(stable, columns_of(database), dialect)
+    pairs = pairs_of(stable[:: math.ceil(len(stable) / MAX_QUERIES) or 1], columns_of(database), dialect)
     apart = tell_apart(pairs, [database, *pool], sandbox, dialect)
     original, candidates = apart[0], apart[1:]
     known, chosen, curve = set(original), list[int](), [len(original)]

@@ -51,3 +51,14 @@ def test_variants_that_are_missing_are_named(recipe: Path) -> None:
     loaded = load_recipe(recipe)
     with pytest.raises(DataError, match="has no variants of music"):
         prepare_data(loaded, plan(loaded.recipe)[0], Processes(0, 1, False))
+
+
+def test_a_run_without_a_folder_of_variants_makes_its_own(recipe: Path) -> None:
+    loaded = load_recipe(recipe, ["data.variants=null", "data.variants_per_db=3"])
+    stage = plan(loaded.recipe)[0]
+    prepare_data(loaded, stage, Processes(0, 1, False))
+    checks = [question.checks for question in load_data(stage.folder).train]
+    assert [len(each) for each in checks] == [3, 3]
+    assert all(
+        Path(check.database).parent == stage.folder.absolute() / "variants/music" for c in checks for check in c
+    )

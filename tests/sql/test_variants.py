@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rstar_trl.cli import app
-from rstar_trl.config import DataConfig, ModelConfig, Recipe
+from rstar_trl.config import DataConfig
 from rstar_trl.data.question import Check, Corpus, GoldResult, Question
 from rstar_trl.data.variants import make_variant
 from rstar_trl.errors import ConfigError
@@ -183,9 +183,10 @@ def test_rows_that_are_a_matter_of_luck_are_no_check(shop: Path, tmp_path: Path,
     assert tell_apart([(queries[0], "SELECT 1"), (queries[1], "SELECT 1")], [tied], shared_sandbox) == [{1}]
 
 
-def test_verify_on_variants_needs_the_folder() -> None:
-    with pytest.raises(ConfigError, match=r"needs `data\.variants`"):
-        Recipe("n", "o", ModelConfig(name_or_path="m"), data=DataConfig(), verify="variants")
+@pytest.mark.parametrize("count", [0, 49])
+def test_a_number_of_variants_that_cannot_be_made_is_refused(count: int) -> None:
+    with pytest.raises(ConfigError, match=r"`data\.variants_per_db` must lie between 1 and 48"):
+        DataConfig(variants_per_db=count)
 
 
 def test_command_makes_variants_and_prints_the_curve(shop: Path, tmp_path: Path) -> None:
