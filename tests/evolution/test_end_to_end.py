@@ -43,7 +43,7 @@ data: {databases: [music], train_size: 40, eval_size: 10, label_fraction: 1.0}
 prompt: {show_schema: false, sample_values: 0, value_hints: 2, instructions: false}
 search: {num_candidates: 6, simulations: 6, max_depth: 8, max_step_tokens: 40, trees_in_flight: 4}
 sft: &training
-  max_steps: 120
+  max_steps: 200
   per_device_train_batch_size: 8
   learning_rate: 1.0e-2
   lr_scheduler_type: cosine
