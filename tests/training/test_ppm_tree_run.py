@@ -120,7 +120,7 @@ def test_adapters_are_trained_on_trees_and_merged(tiny_model_dir: str, pair_file
 
 
 def test_bfloat16_trains(tiny_model_dir: str, pair_file: Path, tmp_path: Path) -> None:
-    metrics = run_ppm(tiny_model_dir, pair_file, tmp_path, {**FAST, "bf16": True}, None, seed=0)
+    metrics = run_ppm(tiny_model_dir, pair_file, tmp_path, {**FAST, "bf16": True, "max_steps": 150}, None, seed=0)
     assert metrics["eval_accuracy"] > 0.9
 
 
