@@ -53,7 +53,8 @@ def settings(loaded: LoadedRecipe, seed: int, out: Path) -> list[dict[str, objec
     recipe, processes = loaded.recipe, machine(loaded.accelerate_config).processes
     common: dict[str, object] = {"seed": seed, "data.seed": seed, "evaluation.questions": "null"}
     common["accelerate_config"] = "null"
-    for name in ("pretrain", "sft", "ppm"):
+    # A setting below `pretrain` would give the stage to a recipe that has none.
+    for name in ("sft", "ppm", *(["pretrain"] if recipe.pretrain else [])):
         key = "per_device_train_batch_size"
         common[f"{name}.{key}"] = processes * int(getattr(recipe, name).get(key, 8))
     runs = [{**common, "output_dir": out / "evolved", "evaluation.rounds": "last"}]
