@@ -144,6 +144,9 @@ class TrajectoryConfig:
     """Right trajectories kept per question, by mean Q and then for diversity."""
     margin: float = 0.5
     """Preference pairs need a Q difference above this."""
+    value_copies: int = 0
+    """Train the policy on this many copies of each trajectory (the cold start's too) with other values of the same
+    columns in question and query, each of which runs. For small models, which otherwise learn the values by heart."""
     max_pairs_per_question: int | None = None
     """Keep at most this many preference pairs of a question (largest margins first); all when empty."""
 

@@ -28,6 +28,7 @@ from rstar_trl.io import read_json, read_jsonl, write_json, write_jsonl
 from rstar_trl.progress import Progress
 
 if TYPE_CHECKING:
+    from rstar_trl.policy.prompting import Prompter
     from rstar_trl.sql.sandbox import Sandbox
 
 Metrics = dict[str, Any]
@@ -153,8 +154,24 @@ def bootstrap(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metri
     prompter = Prompter(data.databases, loaded.recipe.prompt, renderer(tokenizer))
     labelled = [question for question in data.train if question.gold_sql is not None]
     rows = bootstrap_rows(labelled, prompter.prompt, data.dialect)
-    write_jsonl(stage.folder / "sft.jsonl", rows)
-    return {"rows": len(rows), "labelled": len(labelled)}
+    copies = _value_copies(loaded, data, prompter, rows, stage.seed)
+    write_jsonl(stage.folder / "sft.jsonl", [*rows, *copies])
+    return {"rows": len(rows), "copies": len(copies), "labelled": len(labelled)}
+
+
+def _value_copies(
+    loaded: LoadedRecipe, data: RunData, prompter: Prompter, rows: Sequence[dict[str, Any]], seed: int
+) -> list[dict[str, Any]]:
+    """The copies of prompt-completion rows with other values that the recipe asks for."""
+    from rstar_trl.sql.sandbox import Sandbox
+    from rstar_trl.trajectories.values import with_other_values
+
+    count = loaded.recipe.trajectories.value_copies
+    if not count:
+        return []
+    questions = {question.id: question for question in data.train}
+    with Sandbox(loaded.recipe.sandbox) as sandbox:
+        return with_other_values(rows, questions, count, prompter, sandbox, seed, data.eval, data.dialect)
 
 
 def search(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
@@ -197,13 +214,21 @@ def search(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
 
 def dataset(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
     """Training rows from the trees of all rounds so far, with the cold start's rows beside them."""
-    from rstar_trl.trajectories.dataset import write_datasets
+    from rstar_trl.policy.prompting import Prompter
+    from rstar_trl.policy.tokens import load_tokenizer, renderer
+    from rstar_trl.trajectories.dataset import weighted_trajectories, write_datasets
     from rstar_trl.trajectories.store import read_trees
 
     folders = [loaded.folder / f"round-{number}/search" for number in range(1, stage.round + 1)]
     trees = read_trees([path for folder in folders for path in _tree_files(folder)])
     labelled, _ = read_jsonl(loaded.folder / "round-0/data/sft.jsonl")
-    return dict(write_datasets(trees, stage.folder, loaded.recipe.trajectories, labelled))
+    data, settings = load_data(loaded.folder / "data"), loaded.recipe.trajectories
+    tokenizer = load_tokenizer(base_model(loaded), loaded.recipe.model.trust_remote_code)
+    prompter = Prompter(data.databases, loaded.recipe.prompt, renderer(tokenizer))
+    selected = weighted_trajectories(trees, settings.top_k)
+    copies = _value_copies(loaded, data, prompter, selected, stage.seed)
+    counts = write_datasets(trees, stage.folder, settings, [*labelled, *copies])
+    return {**counts, "copies": len(copies)}
 
 
 def sft(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
