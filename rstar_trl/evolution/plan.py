@@ -61,7 +61,8 @@ def plan(recipe: Recipe) -> list[Stage]:
     if recipe.pretrain:
         add("pretrain", "pretrain", 0, ["data", *base], pretrain=recipe.pretrain, prompt=prompt, seed=recipe.seed)
         base = ["pretrain"]
-    add("round-0/data", "bootstrap", 0, ["data", *base], prompt=prompt)
+    copies = {"value_copies": recipe.trajectories.value_copies}
+    add("round-0/data", "bootstrap", 0, ["data", *base], prompt=prompt, trajectories=copies, seed=recipe.seed)
     for number in range(len(recipe.rounds) + 1):
         if number:
             _search_stages(recipe, number, base, sandbox, prompt, add)
@@ -109,6 +110,8 @@ def _search_stages(recipe: Recipe, number: int, base: list[str], sandbox: Any, p
         number,
         ["round-0/data", *earlier, f"round-{number}/search"],
         trajectories=asdict(recipe.trajectories),
+        prompt=prompt,
+        seed=recipe.seed,
     )
 
 
