@@ -30,6 +30,7 @@ from rstar_trl.progress import Progress
 if TYPE_CHECKING:
     from rstar_trl.policy.prompting import Prompter
     from rstar_trl.sql.sandbox import Sandbox
+    from rstar_trl.trajectories.values import ValueCopies
 
 Metrics = dict[str, Any]
 
@@ -154,24 +155,24 @@ def bootstrap(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metri
     prompter = Prompter(data.databases, loaded.recipe.prompt, renderer(tokenizer))
     labelled = [question for question in data.train if question.gold_sql is not None]
     rows = bootstrap_rows(labelled, prompter.prompt, data.dialect)
-    copies = _value_copies(loaded, data, prompter, rows, stage.seed)
+    copies = _value_copies(loaded, data, prompter, rows, stage.seed).completions()
     write_jsonl(stage.folder / "sft.jsonl", [*rows, *copies])
     return {"rows": len(rows), "copies": len(copies), "labelled": len(labelled)}
 
 
 def _value_copies(
     loaded: LoadedRecipe, data: RunData, prompter: Prompter, rows: Sequence[dict[str, Any]], seed: int
-) -> list[dict[str, Any]]:
+) -> ValueCopies:
     """The copies of prompt-completion rows with other values that the recipe asks for."""
     from rstar_trl.sql.sandbox import Sandbox
-    from rstar_trl.trajectories.values import with_other_values
+    from rstar_trl.trajectories.values import ValueCopies, value_copies
 
     count = loaded.recipe.trajectories.value_copies
     if not count:
-        return []
+        return ValueCopies((), prompter)
     questions = {question.id: question for question in data.train}
     with Sandbox(loaded.recipe.sandbox) as sandbox:
-        return with_other_values(rows, questions, count, prompter, sandbox, seed, data.eval, data.dialect)
+        return value_copies(rows, questions, count, prompter, sandbox, seed, data.eval, data.dialect)
 
 
 def search(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
@@ -227,8 +228,7 @@ def dataset(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics
     prompter = Prompter(data.databases, loaded.recipe.prompt, renderer(tokenizer))
     selected = weighted_trajectories(trees, settings.top_k)
     copies = _value_copies(loaded, data, prompter, selected, stage.seed)
-    counts = write_datasets(trees, stage.folder, settings, [*labelled, *copies])
-    return {**counts, "copies": len(copies)}
+    return dict(write_datasets(trees, stage.folder, settings, labelled, copies))
 
 
 def sft(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:

@@ -47,13 +47,12 @@ def depth_of(row: Row) -> int:
 
 
 def question_of(row: Row, number: int) -> str:
-    """What pairs are grouped by: the question's id, else its prompt (without the steps before the judged one)."""
-    if row.get("question_id") is not None:
-        return str(row["question_id"])
-    prompt = row.get("prompt")
-    if prompt is None:
-        return f"row {number}"
-    return str(prompt[: row["prompt_chars"]] if row.get("prompt_chars") is not None else prompt)
+    """What pairs are grouped by: the question's id and its prompt (without the steps before the judged one)."""
+    question, prompt, cut = row.get("question_id"), row.get("prompt"), row.get("prompt_chars")
+    if prompt is not None and cut is not None:
+        # Copies of a question with other values have its id, and prompts of their own.
+        return repr((question, prompt[:cut]))
+    return str(question or prompt or f"row {number}")
 
 
 def unusable(row: Row, settings: Settings) -> str | None:

@@ -18,19 +18,24 @@ from rstar_trl.trajectories.pairs import outcomes, step_pairs, trajectory_pairs
 from rstar_trl.trajectories.rows import Row
 from rstar_trl.trajectories.select import best_right, path_quality, right_trajectories, wrong_trajectories
 from rstar_trl.trajectories.store import by_question
+from rstar_trl.trajectories.values import ValueCopies
 
 FILES = ("sft", "instruction", "step_by_step", "qa", "preference", "stepwise", "trees")
 """The stems of the files `write_datasets` writes."""
 
 
 def write_datasets(
-    trees: Sequence[Tree], folder: Path | str, config: TrajectoryConfig, extra_rows: Sequence[Row] = ()
+    trees: Sequence[Tree],
+    folder: Path | str,
+    config: TrajectoryConfig,
+    extra_rows: Sequence[Row] = (),
+    copies: ValueCopies | None = None,
 ) -> dict[str, int]:
     """Writes `sft.jsonl` and its siblings to `folder`; returns the rows in each file.
 
     Counted too: `extra` rows kept, `questions` searched, and how many were `solved`. `extra_rows`: prompt-completion
     rows with `question_id` (gold SQL taken apart); those equal to a selected trajectory are dropped, the others join
-    `sft.jsonl`.
+    `sft.jsonl`. `copies` of the selected trajectories join `sft.jsonl` and `preference.jsonl`.
     """
     sets: dict[str, list[Row]] = {name: [] for name in FILES}
     groups = by_question(trees)
@@ -45,6 +50,9 @@ def write_datasets(
         sets["preference"] += preference_rows(group, config)
         sets["stepwise"] += _unique(row for tree in group for row in stepwise_rows(tree, config.top_k))
         sets["trees"] += [rows.tree_row(tree) for tree in group]
+    if copies is not None:
+        extra_rows = [*extra_rows, *copies.completions()]
+        sets["preference"] += copies.preferences(sets["preference"])
     searched = {(row["prompt"], row["completion"]) for row in sets["sft"]}
     extra = _unique(row for row in extra_rows if (row["prompt"], row["completion"]) not in searched)
     sets["sft"] = sorted([*sets["sft"], *extra], key=lambda row: str(row.get("question_id", "")))

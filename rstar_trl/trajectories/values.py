@@ -41,25 +41,69 @@ Values = Mapping[str, Sequence[Value]]
 
 
 @dataclass(frozen=True)
-class _Draft:
+class Copy:
+    """A question with other values, and `words`: what replaces which of its words, there and in its trajectories."""
+
     question: Question
-    completion: str
+    words: Mapping[str, str]
+
+    def apply(self, text: str) -> str:
+        """Steps about the original question, as they read about this one."""
+        return _replaced(text, {**self.words, **{_escaped(old): _escaped(new) for old, new in self.words.items()}})
+
+
+@dataclass(frozen=True)
+class _Draft(Copy):
     sql: str
 
 
-def with_other_values(
+@dataclass(frozen=True)
+class ValueCopies:
+    """Prompt-completion rows (`question_id, prompt, completion`), each with its copies, as training rows."""
+
+    of_rows: Sequence[tuple[Row, Sequence[Copy]]]
+    prompter: Prompter
+
+    def completions(self) -> list[Row]:
+        """The copies as prompt-completion rows."""
+        return [
+            {**row, "prompt": self.prompter.prompt(copy.question), "completion": copy.apply(row["completion"])}
+            for row, copies in self.of_rows
+            for copy in copies
+        ]
+
+    def preferences(self, rows: Iterable[Row]) -> list[Row]:
+        """Preference rows (see `rows.preference`) as they read about the copies of their question's first row.
+
+        The two sides are not run again: they differ there as they differ here.
+        """
+        first = {row["question_id"]: copies for row, copies in reversed(self.of_rows)}
+        return [self._preference(row, copy) for row in rows for copy in first.get(row["question_id"], ())]
+
+    def _preference(self, row: Row, copy: Copy) -> Row:
+        prompt = self.prompter.prompt(copy.question)
+        return {
+            **row,
+            "prompt": prompt + copy.apply(row["prompt"][row["prompt_chars"] :]),
+            "chosen": copy.apply(row["chosen"]),
+            "rejected": copy.apply(row["rejected"]),
+            "prompt_chars": len(prompt),
+        }
+
+
+def value_copies(
     rows: Iterable[Row],
     questions: Mapping[str, Question],
-    copies: int,
+    count: int,
     prompter: Prompter,
     sandbox: Sandbox,
     seed: int,
     held_out: Sequence[Question] = (),
     dialect: str = "sqlite",
-) -> list[Row]:
-    """Up to `copies` copies of each prompt-completion row (`question_id, prompt, completion`), in the rows' order.
+) -> ValueCopies:
+    """Up to `count` copies of each row; none where the question spells none of the query's constants.
 
-    A row whose question spells none of the query's constants has no copies. `held_out` are the evaluation's questions.
+    `held_out` are the evaluation's questions.
     """
     unseen = {_words(question) for question in held_out}
     unseen |= {canonical(question.gold_sql, dialect) for question in held_out if question.gold_sql}
@@ -68,25 +112,17 @@ def with_other_values(
     for row in rows:
         question = questions[row["question_id"]]
         chance = random.Random(digest([seed, row["question_id"], row["completion"]]))
-        drafts = list(_drafts(question, row["completion"], values[question.db_id], copies * ATTEMPTS, chance, dialect))
-        if len(drafts) > 1:
-            groups.append(drafts)
-    jobs = [SqlJob(str(prompter.databases[d.question.db_id]), d.sql) for drafts in groups for d in drafts]
+        drafts = _drafts(question, row["completion"], values[question.db_id], count * ATTEMPTS, chance, dialect)
+        groups.append((row, list(drafts)))
+    jobs = [SqlJob(str(prompter.databases[d.question.db_id]), d.sql) for _, drafts in groups for d in drafts]
     executions = iter(sandbox.run(jobs))
     found = []
-    for drafts in groups:
+    for row, drafts in groups:
         original, *others = [(draft, next(executions)) for draft in drafts]
         good = [draft for draft, execution in others if _as_good(execution, original[1])]
-        good = [draft for draft in good if not {_words(draft.question), canonical(draft.sql, dialect)} & unseen]
-        found += [
-            {
-                "question_id": draft.question.id,
-                "prompt": prompter.prompt(draft.question),
-                "completion": draft.completion,
-            }
-            for draft in good[:copies]
-        ]
-    return found
+        new = [draft for draft in good if not {_words(draft.question), canonical(draft.sql, dialect)} & unseen]
+        found.append((row, [Copy(draft.question, draft.words) for draft in new[:count]]))
+    return ValueCopies(found, prompter)
 
 
 def _values(database: Path) -> Values:
@@ -104,16 +140,18 @@ def _drafts(
     sql = _query(completion, dialect)
     shared = _shared(question, sql, values, dialect)
     seen = {completion}
-    yield _Draft(question, completion, sql)
+    yield _Draft(question, {}, sql)
     for _ in range(count if shared else 0):
         new = _draw(shared, values, chance)
-        copy = _replaced(completion, {**new, **{_escaped(old): _escaped(word) for old, word in new.items()}})
-        if copy in seen:
+        other = replace(
+            question, question=_replaced(question.question, new), evidence=_replaced(question.evidence, new)
+        )
+        copied = Copy(other, new).apply(completion)
+        if copied in seen:
             continue
-        seen.add(copy)
-        other = replace(question, question=_replaced(question.question, new), evidence=_replaced(question.evidence, new))
+        seen.add(copied)
         try:
-            draft = _Draft(other, copy, _query(copy, dialect))
+            draft = _Draft(other, new, _query(copied, dialect))
         except SqlError:
             continue
         if _constants(draft.sql, dialect) == [(name, _mapped(value, new)) for name, value in _constants(sql, dialect)]:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import sqlglot
@@ -17,7 +16,7 @@ from rstar_trl.sql.execution import SqlJob
 from rstar_trl.sql.sandbox import Sandbox
 from rstar_trl.sql.steps import parse_step, sql_from_steps
 from rstar_trl.trajectories.rows import Row
-from rstar_trl.trajectories.values import with_other_values
+from rstar_trl.trajectories.values import value_copies
 
 GOLD = {
     "How many people live in Paris?": "SELECT COUNT(*) FROM person WHERE city = 'Paris'",
@@ -56,7 +55,7 @@ def copies(
     prompter: Prompter, sandbox: Sandbox, count: int = 4, seed: int = 0, held_out: Sequence[Question] = ()
 ) -> dict[str, list[Row]]:
     rows = bootstrap_rows(QUESTIONS.values(), prompter.prompt)
-    found = with_other_values(rows, QUESTIONS, count, prompter, sandbox, seed, held_out)
+    found = value_copies(rows, QUESTIONS, count, prompter, sandbox, seed, held_out).completions()
     return {name: [row for row in found if row["question_id"] == name] for name in QUESTIONS}
 
 
