@@ -112,8 +112,8 @@ def value_copies(
     for row in rows:
         question = questions[row["question_id"]]
         chance = random.Random(digest([seed, row["question_id"], row["completion"]]))
-        drafts = _drafts(question, row["completion"], values[question.db_id], count * ATTEMPTS, chance, dialect)
-        groups.append((row, list(drafts)))
+        held = values[question.db_id]
+        groups.append((row, list(_drafts(question, row["completion"], held, count * ATTEMPTS, chance, dialect))))
     jobs = [SqlJob(str(prompter.databases[d.question.db_id]), d.sql) for _, drafts in groups for d in drafts]
     executions = iter(sandbox.run(jobs))
     found = []
