@@ -2,7 +2,7 @@
 
 Candidates are the finished queries that ran. `ppm`: the one with the highest PPM score. `majority`: the result that
 most of the policy's probability (for samples: most samples) leads to. `weighted`: the same, each trajectory weighted
-by sigmoid(PPM score).
+by exp(PPM score): scores trained with Bradley-Terry are log-odds, so this is the policy's prior times the PPM's odds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def weight(tree: Tree, node: int, by_ppm: bool) -> float:
     else:
         share = math.exp(sum(tree.logprob[n] for n in tree.path(node)))
     if by_ppm and tree.value[node] is not None:
-        share /= 1 + math.exp(-max(-30.0, min(30.0, _or_zero(tree.value[node]))))
+        share *= math.exp(max(-30.0, min(30.0, _or_zero(tree.value[node]))))
     return share
 
 

@@ -44,7 +44,7 @@ def test_majority_is_over_results_and_shows_its_likeliest_trajectory(tree: Tree)
 
 def test_weighted_majority_lets_the_ppm_overrule(tree: Tree) -> None:
     votes = {node: weight(tree, node, by_ppm=True) for node in (1, 2, 3, 4)}
-    assert votes[3] == pytest.approx(0.4 / 2)
+    assert votes[3] == pytest.approx(0.4)
     assert votes[1] + votes[2] < votes[3]
     assert choose_answer(tree, "weighted") == 3
 
