@@ -29,7 +29,7 @@ def tree() -> Tree:
     finish(tree, "same", 0.20, value=-2.0)
     finish(tree, "same", 0.25, value=-3.0)
     finish(tree, "lone", 0.40, value=0.0)
-    finish(tree, "rare", 0.05, value=4.0)
+    finish(tree, "rare", 0.05, value=1.0)
     tree.add(0, "SELECT no", terminal=True, verdict="sql_error", error="no such column", value=9.0)
     return tree
 
