@@ -15,6 +15,7 @@ from rstar_trl.policy.tokens import DELIMITER
 from rstar_trl.sql.execution import SqlJob
 from rstar_trl.sql.sandbox import Sandbox
 from rstar_trl.sql.steps import parse_step, sql_from_steps
+from rstar_trl.training.ppm_trees import question_of
 from rstar_trl.trajectories.rows import Row
 from rstar_trl.trajectories.values import value_copies
 
@@ -125,6 +126,36 @@ def test_no_copy_is_a_held_out_question(prompter: Prompter, shared_sandbox: Sand
     kept = {query(row) for row in copies(prompter, shared_sandbox, 20, held_out=[by_query, by_words])["q0"]}
     assert {sql for sql in free if "Rome" in sql or "Oslo" in sql} == free - kept
     assert len(free - kept) == 2
+
+
+def test_preferences_are_about_the_copied_question(prompter: Prompter, shared_sandbox: Sandbox) -> None:
+    rows = bootstrap_rows(QUESTIONS.values(), prompter.prompt)
+    made = value_copies(rows, QUESTIONS, 3, prompter, shared_sandbox, 0)
+    prompt = rows[0]["prompt"]
+    before, chosen, rejected = "FROM person\n\n", "WHERE city = 'Paris'", "WHERE city = 'Oslo' AND name = 'Paris'"
+    row = {
+        "question_id": "q0",
+        "prompt": prompt + before,
+        "chosen": chosen,
+        "rejected": rejected,
+        "prompt_chars": len(prompt),
+        "margin": 1.0,
+    }
+    found = made.preferences([row])
+    assert len(found) == 3
+    for each, copy in zip(found, made.of_rows[0][1], strict=True):
+        city = copy.words["Paris"]
+        assert each["prompt"] == prompter.prompt(copy.question) + before
+        assert each["prompt"][: each["prompt_chars"]] == prompter.prompt(copy.question)
+        assert (each["chosen"], each["margin"]) == (f"WHERE city = '{city}'", 1.0)
+        assert each["rejected"] == f"WHERE city = 'Oslo' AND name = '{city}'"
+
+
+def test_a_copy_is_a_question_of_its_own_to_the_ppm() -> None:
+    row = {"question_id": "q0", "chosen": "a", "rejected": "b", "prompt_chars": 3}
+    rows = [{**row, "prompt": prompt} for prompt in ("one FROM t", "one", "two")]
+    first, second, other = (question_of(each, number) for number, each in enumerate(rows))
+    assert first == second != other
 
 
 def test_the_same_seed_gives_the_same_copies(prompter: Prompter, shared_sandbox: Sandbox) -> None:
