@@ -142,7 +142,7 @@ def test_preferences_are_about_the_copied_question(prompter: Prompter, shared_sa
         "margin": 1.0,
     }
     found = made.preferences([row])
-    assert len(found) == 3
+    assert len(found) == len(made.of_rows[0][1]) > 0
     for each, copy in zip(found, made.of_rows[0][1], strict=True):
         city = copy.words["Paris"]
         assert each["prompt"] == prompter.prompt(copy.question) + before
