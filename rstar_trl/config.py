@@ -91,8 +91,9 @@ class SandboxConfig:
 class SearchConfig:
     """One search over one question."""
 
-    algorithm: Literal["mcts", "sample", "greedy"] = "mcts"
-    """`mcts`; `sample`: `num_candidates` independent trajectories (majority-of-N, best-of-N); `greedy`: arg-max."""
+    algorithm: Literal["mcts", "beam", "sample", "greedy"] = "mcts"
+    """`mcts`; `beam`: step beam search; `sample`: `num_candidates` independent trajectories (majority-of-N,
+    best-of-N); `greedy`: arg-max."""
     selection: Literal["puct", "uct"] = "puct"
     """PUCT weighs exploration by the policy's prior; UCT does not."""
     c_puct: float = 1.4
@@ -102,7 +103,20 @@ class SearchConfig:
     num_candidates: int = 4
     """Steps sampled at an expansion (or whole trajectories, for `sample`)."""
     simulations: int = 16
-    """Rollouts per question."""
+    """Simulations per question."""
+    parallel_simulations: int = 1
+    """Simulations of one tree at once, spread out by virtual loss. More keep an engine busy with fewer trees; each
+    then knows less of the others."""
+    widening: float | None = None
+    """Progressive widening: a node visited N times is asked for `num_candidates` steps about N ** widening times in
+    all; once when empty."""
+    beam_width: int = 4
+    """Trajectories that `beam` keeps at every step."""
+    max_tokens: int | None = None
+    """Generated tokens after which a question's search asks for no further step; no limit when empty."""
+    max_seconds: float | None = None
+    """Seconds after which a question's search asks for no further step; no limit when empty. Trees under a limit of
+    time depend on the machine."""
     max_depth: int = 16
     """Steps a trajectory may have."""
     max_step_tokens: int = 96
@@ -122,14 +136,27 @@ class SearchConfig:
     """Trees worked on at once; bounds memory and sets the generation batch."""
     stop_when_solved: int | None = None
     """In training, stop a tree once this many right trajectories are found; never when empty."""
+    settled: float | None = None
+    """At inference, stop a tree once the leading result is ahead of the next by more than this times the weight still
+    unseen: at 1 the answer by majority cannot change any more, below 1 it may. Never when empty."""
+    self_consistency: float | None = None
+    """In training, reward questions without an answer by agreement: the result with the most votes is right, if it has
+    at least this share of them. Such questions are not searched when empty."""
     reference: bool = False
     """rStar-Math's rules to the letter: UCT with c = 2, zero for unvisited children, first child wins ties."""
 
     def __post_init__(self) -> None:
-        counts = ("num_candidates", "simulations", "max_depth", "max_step_tokens", "trees_in_flight")
+        counts = (
+            "num_candidates", "simulations", "parallel_simulations", "beam_width", "max_depth", "max_step_tokens",
+            "trees_in_flight",
+        )  # fmt: skip
         problems = [
             f"`{name}` must be at least 1, not {getattr(self, name)}." for name in counts if getattr(self, name) < 1
         ]
+        for name in ("widening", "settled", "self_consistency", "max_tokens", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                problems.append(f"`{name}` must be above 0 (or empty), not {value}.")
         if self.temperature < 0 or self.value_scale <= 0:
             problems.append("`temperature` must not be negative, and `value_scale` must be above 0.")
         if problems:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rstar_trl.config import SearchConfig
 from rstar_trl.data.question import GoldResult
-from rstar_trl.policy.interface import Candidate, FinishReason, ProposeRequest, ScoreRequest
+from rstar_trl.policy.interface import Answer, Candidate, FinishReason, ProposeRequest, Refused, ScoreRequest
 from rstar_trl.policy.tokens import plain
 from rstar_trl.search.effects import Task
 from rstar_trl.search.scheduler import run_searches
@@ -46,7 +46,7 @@ class ScriptedEngine:
     def render(self, messages: list[dict[str, str]]) -> str:
         return plain(messages)
 
-    def propose(self, requests: list[ProposeRequest]) -> list[list[Candidate]]:
+    def propose(self, requests: list[ProposeRequest]) -> list[Answer]:
         self.batches.append(requests)
         return [self._answer(request, self.script[request.steps]) for request in requests]
 
@@ -63,7 +63,7 @@ class ScriptedScorer:
         self.scores = scores
         self.requests: list[ScoreRequest] = []
 
-    def score(self, requests: list[ScoreRequest]) -> list[float]:
+    def score(self, requests: list[ScoreRequest]) -> list[float | Refused]:
         self.requests += requests
         return [self.scores.get(request.steps[-1], 0.0) for request in requests]
 

@@ -28,18 +28,19 @@ class ProposeRequest:
     seed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One sampled step: `text` without the delimiter, `logprob` summed over its tokens at temperature 1.
 
     `finish`: `step` when the delimiter ended it, `eos` when the policy ended the trajectory here, `length` when the
-    token limit cut it off.
+    token limit cut it off. `prefix_tokens`: tokens of the prompt and the steps it follows, 0 where they are not known.
     """
 
     text: str
     logprob: float
     tokens: int
     finish: FinishReason
+    prefix_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,6 @@ class ConcurrentEngine(ABC):
 
 
 class Scorer(Protocol):
-    """Values steps: raw PPM scores (no tanh), one per request."""
+    """Values steps: raw PPM scores (no tanh), one per request, in order."""
 
-    def score(self, requests: list[ScoreRequest]) -> list[float]: ...
+    def score(self, requests: list[ScoreRequest]) -> list[float | Refused]: ...

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rstar_trl.config import SearchConfig
+from rstar_trl.policy.interface import Answer, ProposeRequest
 from rstar_trl.search.scheduler import run_searches
 from rstar_trl.search.tree import Tree
 from rstar_trl.sql.sandbox import Sandbox
@@ -33,30 +34,30 @@ def run(database: Path, sandbox: Sandbox, names: list[str], **settings: Any) -> 
 
 
 @pytest.mark.parametrize("in_flight", [1, 4])
-def test_at_most_so_many_trees_are_in_flight(in_flight: int, small_database: Path, shared_sandbox: Sandbox) -> None:
-    names = [str(i) for i in range(11)]
-    trees, engine = run(small_database, shared_sandbox, names, trees_in_flight=in_flight)
-    assert set(trees) == set(names)
-    sizes = [len(batch) for batch in engine.batches]
-    assert max(sizes) == in_flight
-    # A finished tree makes room at once: until the questions run out, every batch is full.
-    begun = next(i for i, batch in enumerate(engine.batches) if any(r.prompt == "10?\n" for r in batch))
-    assert set(sizes[:begun]) == {in_flight}
-
-
-def test_questions_are_taken_only_as_there_is_room(small_database: Path, shared_sandbox: Sandbox) -> None:
-    engine = ScriptedEngine(SCRIPT, draw=True)
+def test_so_many_trees_are_in_flight_and_no_more(
+    in_flight: int, small_database: Path, shared_sandbox: Sandbox
+) -> None:
+    """A finished tree makes room at once: until the questions run out, every batch finds all places taken."""
     taken: list[int] = []
     finished: list[Tree] = []
+    seen: list[int] = []
+
+    class Watching(ScriptedEngine):
+        def propose(self, requests: list[ProposeRequest]) -> list[Answer]:
+            assert len(requests) <= in_flight
+            if len(taken) < 11:
+                seen.append(len(taken) - len(finished))
+            return super().propose(requests)
 
     def tasks() -> Any:
-        for number in range(9):
+        for number in range(11):
             taken.append(number)
-            assert len(taken) - len(finished) <= 2
+            assert len(taken) - len(finished) <= in_flight
             yield make_task(small_database, name=str(number), seed=number)
 
-    run_searches(tasks(), SearchConfig(trees_in_flight=2), engine, None, shared_sandbox, finished.append)
-    assert len(finished) == 9
+    config = SearchConfig(num_candidates=3, simulations=6, trees_in_flight=in_flight)
+    run_searches(tasks(), config, Watching(SCRIPT, draw=True), None, shared_sandbox, finished.append)
+    assert len(finished) == 11 and set(seen) == {in_flight}
 
 
 @pytest.mark.parametrize("algorithm", ["mcts", "sample"])
