@@ -34,8 +34,9 @@ def expand(state: State, node: int, n: int, temperature: float) -> Part[list[int
     seed = int(digest([task.seed, state.requests]), 16)
     answer: Answer = yield ProposeRequest(task.prompt, tree.steps(node), n, temperature, seed)
     known = len(tree)
+    before = state.steps(node)
     for candidate in _candidates(state, node, answer, n):
-        _place(state, node, candidate)
+        _place(state, node, before, candidate)
     _set_priors(state, node)
     added = list(range(known, len(tree)))
     live = [child for child in added if not tree.error[child]]
@@ -72,8 +73,8 @@ def _read(text: str, dialect: str) -> tuple[Step, str, str] | str:
         return str(error)
 
 
-def _place(state: State, parent: int, candidate: Candidate) -> None:
-    """Adds a candidate as a child, or counts it where the same step is there already."""
+def _place(state: State, parent: int, before: list[Step], candidate: Candidate) -> None:
+    """Adds a candidate as a child, or counts it where the same step is there already. `before`: the parent's steps."""
     tree, dialect = state.tree, state.task.dialect
     final = candidate.finish == "eos"
     read = _read(candidate.text, dialect)
@@ -88,7 +89,7 @@ def _place(state: State, parent: int, candidate: Candidate) -> None:
         step, problem = None, read
     else:
         step = read[0]
-        steps = [*state.steps(parent), step]
+        steps = [*before, step]
         problem = _problem(steps, candidate, state.config)
     if problem:
         columns |= {"terminal": True, "verdict": "sql_error", "error": problem, "q": -1.0, "visits": 1}

@@ -27,9 +27,9 @@ _OUTSIDE = ("trees_in_flight",)
 class State:
     """The tree, its parsed steps, and which nodes are still open.
 
-    `step`: None for the root and for text that is none; `asked`: candidates asked for below a node; `busy`: nodes being expanded; `virtual`: simulations now below a node.
-    `solved`, `votes` (weight by result) and `seen` (probability of all trajectories that ended) are kept up to date as
-    trajectories end.
+    `step`: None for the root and for text that is none. `asked`: candidates asked for below a node. `busy`: nodes being
+    expanded. `virtual`: simulations now below a node. `solved`, `votes` (weight by result) and `seen` (probability of
+    all trajectories that ended) are kept up to date as trajectories end.
     """
 
     tree: Tree
