@@ -75,8 +75,8 @@ class PromptConfig:
 class SandboxConfig:
     """Limits for model-written SQL."""
 
-    workers: int = 1
-    """Worker processes of one search process."""
+    workers: int = 2
+    """Worker processes of one search process. With two, a query that runs into its limit does not hold up the rest."""
     timeout: float = 5.0
     """Seconds of wall clock a query may take before its worker is killed."""
     max_rows: int = 20_000

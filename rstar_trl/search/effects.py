@@ -44,7 +44,10 @@ Part = Generator[Effect | None, Any, T]
 class SqlRunner(Protocol):
     """What runs queries: `rstar_trl.sql.sandbox.Sandbox`."""
 
-    def run(self, jobs: Sequence[SqlJob]) -> list[Execution]: ...
+    @property
+    def size(self) -> int: ...
+
+    def run(self, jobs: Sequence[SqlJob], *, workers: int | None = None) -> list[Execution]: ...
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 One thread owns all trees. Generation, SQL and scores are each a *service*: what trees ask of it waits in its queue, is
 sent off in calls (all that is waiting, up to a size), and comes back through one queue of events. So the three run
-beside each other, a tree joins the next generation batch when it is ready, and a slow query holds nobody up but those
-whose queries are in the same call.
+beside each other, a tree joins the next generation batch when it is ready, and a slow query holds up one worker of the
+sandbox, not those who wait for another.
 
 Guarantees: at most `trees_in_flight` trees at once, a finished one makes room for the next before the next batch; a
 tree's outcome does not depend on the others or on timing (up to floating-point rounding in the engine, and except
@@ -30,7 +30,7 @@ from rstar_trl.search.effects import Effect, RunSql, ScoreSteps, Search, SqlRunn
 from rstar_trl.search.tree import Tree
 
 SQL_CALL = 64
-"""Queries of one call, about: few enough that a slow one holds up few trees, enough that a call costs little."""
+"""Queries of one call to one worker: few enough that a slow one holds up few trees, enough that it costs little."""
 LINGER, LEAST_LINGER = 0.05, 0.002
 """A generation batch waits for trees that are not ready for this part of the last batch's time, or so many seconds."""
 
@@ -94,7 +94,7 @@ def run_searches(
     on_tree: Callable[[Tree], None],
 ) -> None:
     """Searches every task and hands each finished tree to `on_tree`, in the order they finish, in this thread."""
-    with ThreadPoolExecutor(3, thread_name_prefix="search") as pool:
+    with ThreadPoolExecutor(2 + sandbox.size, thread_name_prefix="search") as pool:
         _Scheduler(config, engine, scorer, sandbox, on_tree, pool).run(iter(tasks))
 
 
@@ -119,7 +119,9 @@ class _Scheduler:
             generation = _Service(lambda effects: _single(engine.submit(effects[0])), engine.capacity, 1, _one)
         else:
             generation = _Service(threaded(engine.propose), 1, float("inf"), _one)
-        sql = _Service(threaded(lambda effects: _run_sql(effects, sandbox)), 1, SQL_CALL, lambda e: len(e.jobs))
+        sql = _Service(
+            threaded(lambda effects: _run_sql(effects, sandbox)), sandbox.size, SQL_CALL, lambda e: len(e.jobs)
+        )
         scores = _Service(threaded(lambda effects: _run_scores(effects, scorer)), 1, float("inf"), _one)
         self.generation, self.batched = generation, not isinstance(engine, ConcurrentEngine)
         self.services: dict[type[Effect], _Service] = {RunSql: sql, ScoreSteps: scores, ProposeRequest: generation}
@@ -183,7 +185,7 @@ def _one(effect: Effect) -> int:
 
 
 def _run_sql(effects: list[RunSql], sandbox: SqlRunner) -> list[list[Any]]:
-    executions = iter(sandbox.run([job for effect in effects for job in effect.jobs]))
+    executions = iter(sandbox.run([job for effect in effects for job in effect.jobs], workers=1))
     return [list(islice(executions, len(effect.jobs))) for effect in effects]
 
 

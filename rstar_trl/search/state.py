@@ -27,9 +27,9 @@ _OUTSIDE = ("trees_in_flight",)
 class State:
     """The tree, its parsed steps, and which nodes are still open.
 
-    `step`: None for the root and for text that is none. `asked`: candidates asked for below a node. `busy`: nodes being
-    expanded. `virtual`: simulations now below a node. `solved`, `votes` (weight by result) and `seen` (probability of
-    all trajectories that ended) are kept up to date as trajectories end.
+    `step`: None for the root and for text that is none. `asked`: candidates asked for below a node. `busy`: nodes
+    being expanded. `virtual`: simulations now below a node. `solved`, `votes` (weight by result) and `seen`
+    (probability of all trajectories that ended) are kept up to date as trajectories end.
     """
 
     tree: Tree
@@ -62,10 +62,13 @@ class State:
         return [step for step in map(self.step.__getitem__, self.tree.path(node)) if step is not None]
 
     def close(self, node: int) -> None:
-        """Closes the node and every ancestor whose children are all there and closed."""
+        """Closes the node and every ancestor whose children are all there and closed.
+
+        By the reference rule an ancestor is closed only when a simulation finds it so (and is spent on that).
+        """
         while node >= 0 and self.asked[node] >= self.config.num_candidates and not self.open_children(node):
             self.closed[node] = True
-            node = self.tree.parent[node]
+            node = -1 if self.config.reference else self.tree.parent[node]
 
     def open_children(self, node: int) -> list[int]:
         """The children below which there is something left to find, in the order they were added."""
