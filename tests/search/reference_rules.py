@@ -1,8 +1,8 @@
 """rStar-Math's published rules once more, written down plainly and without any of the package's code.
 
 `python -m tests.search.reference_rules` writes the golden files from their scripts; `test_reference` replays them. A
-script names, by the steps so far, the children the policy gives: `[text, outcome, score]`, where the outcome is `step`,
-`right`, `wrong` or `failed`.
+script names, by the steps so far, the children that the policy gives: `[text, outcome, score]`, where the outcome is
+`step`, `right`, `wrong` or `failed`.
 """
 
 from __future__ import annotations
