@@ -13,6 +13,7 @@ a service (the whole engine is gone) is raised here after the calls under way ha
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -47,14 +48,16 @@ class _Run:
 
 _Ticket = tuple[_Run, int, Any]
 """Who asked, as which of its effects, and for what."""
+_Work = Callable[[list[Any]], list[Any]]
 _Call = Callable[[list[Any]], Future[list[Any]]]
 
 
 class _Service:
     """Work of one kind: a queue, and at most `slots` calls under way with `size` effects (by weight) at most."""
 
-    def __init__(self, call: _Call, slots: int, size: float, weight: Callable[[Any], int]):
-        self.call, self.slots, self.size, self.weight = call, slots, size, weight
+    def __init__(self, call: _Call, slots: int, size: float, weight: Callable[[Any], int], work: _Work | None = None):
+        """`work` is what `call` does, for doing it here where nothing else could be done meanwhile."""
+        self.call, self.slots, self.size, self.weight, self.work = call, slots, size, weight, work
         self.waiting: deque[_Ticket] = deque()
         self.free = slots
         self.idle_since = self.took = 0.0
@@ -63,8 +66,15 @@ class _Service:
     def busy(self) -> bool:
         return self.free < self.slots or bool(self.waiting)
 
-    def send(self, events: SimpleQueue) -> None:
-        """Sends off what is waiting, as far as there are slots."""
+    def is_one_call(self) -> bool:
+        """Nothing is under way, and what is waiting fits in one call."""
+        total = 0
+        return self.free == self.slots and all(
+            (total := total + self.weight(e)) <= self.size for _, _, e in self.waiting
+        )
+
+    def send(self, events: SimpleQueue, here: bool = False) -> None:
+        """Sends off what is waiting, as far as there are slots; does the first call `here` when told so."""
         while self.waiting and self.free:
             tickets = [self.waiting.popleft()]
             size = self.weight(tickets[0][2])
@@ -72,7 +82,9 @@ class _Service:
                 tickets.append(self.waiting.popleft())
             self.free -= 1
             sent = time.monotonic()
-            future = self.call([effect for _, _, effect in tickets])
+            effects = [effect for _, _, effect in tickets]
+            future = _finished(self.work(effects)) if here and self.work else self.call(effects)
+            here = False
             future.add_done_callback(partial(self._report, events, tickets, sent))
 
     def _report(self, events: SimpleQueue, tickets: list[_Ticket], sent: float, done: Future[list[Any]]) -> None:
@@ -112,17 +124,15 @@ class _Scheduler:
         self.events: SimpleQueue[tuple[_Service, list[_Ticket], float, Future[list[Any]]]] = SimpleQueue()
         self.in_flight = 0
 
-        def threaded(work: Callable[[list[Any]], list[Any]]) -> _Call:
-            return lambda effects: pool.submit(work, effects)
+        def threaded(work: _Work, slots: int, size: float, weight: Callable[[Any], int] = _one) -> _Service:
+            return _Service(lambda effects: pool.submit(work, effects), slots, size, weight, work)
 
         if isinstance(engine, ConcurrentEngine):
             generation = _Service(lambda effects: _single(engine.submit(effects[0])), engine.capacity, 1, _one)
         else:
-            generation = _Service(threaded(engine.propose), 1, float("inf"), _one)
-        sql = _Service(
-            threaded(lambda effects: _run_sql(effects, sandbox)), sandbox.size, SQL_CALL, lambda e: len(e.jobs)
-        )
-        scores = _Service(threaded(lambda effects: _run_scores(effects, scorer)), 1, float("inf"), _one)
+            generation = threaded(engine.propose, 1, math.inf)
+        sql = threaded(partial(_run_sql, sandbox), sandbox.size, SQL_CALL, lambda effect: len(effect.jobs))
+        scores = threaded(partial(_run_scores, scorer), 1, math.inf)
         self.generation, self.batched = generation, not isinstance(engine, ConcurrentEngine)
         self.services: dict[type[Effect], _Service] = {RunSql: sql, ScoreSteps: scores, ProposeRequest: generation}
 
@@ -144,17 +154,20 @@ class _Scheduler:
 
     def _send(self) -> float | None:
         """Sends off what can be sent. Returns the seconds for which the next batch waits for more, if it waits."""
-        for service in self.services.values():
-            if service is not self.generation:
-                service.send(self.events)
+        services = self.services.values()
+        busy = [service for service in services if service.busy]
+        # A single call with none under way has nothing that could run beside it: no need for a thread.
+        alone = len(busy) == 1 and busy[0].is_one_call()
         generation = self.generation
-        others = any(service.busy for service in self.services.values() if service is not generation)
-        if others and self.batched and generation.free and generation.waiting:
+        for service in services:
+            if service is not generation:
+                service.send(self.events, here=alone)
+        if self.batched and generation.free and generation.waiting and busy != [generation]:
             patience = max(LEAST_LINGER, LINGER * generation.took)
             left = generation.idle_since + patience - time.monotonic()
             if left > 0:
                 return left
-        generation.send(self.events)
+        generation.send(self.events, here=alone)
         return None
 
     def _take(self, service: _Service, tickets: list[_Ticket], sent: float, done: Future[list[Any]]) -> None:
@@ -184,15 +197,21 @@ def _one(effect: Effect) -> int:
     return 1
 
 
-def _run_sql(effects: list[RunSql], sandbox: SqlRunner) -> list[list[Any]]:
+def _run_sql(sandbox: SqlRunner, effects: list[RunSql]) -> list[list[Any]]:
     executions = iter(sandbox.run([job for effect in effects for job in effect.jobs], workers=1))
     return [list(islice(executions, len(effect.jobs))) for effect in effects]
 
 
-def _run_scores(effects: list[ScoreSteps], scorer: Scorer | None) -> list[list[Any]]:
+def _run_scores(scorer: Scorer | None, effects: list[ScoreSteps]) -> list[list[Any]]:
     assert scorer is not None, "a task asks for scores, but the search was given no scorer"
     scores = iter(scorer.score([request for effect in effects for request in effect.requests]))
     return [list(islice(scores, len(effect.requests))) for effect in effects]
+
+
+def _finished(answers: list[Any]) -> Future[list[Any]]:
+    future: Future[list[Any]] = Future()
+    future.set_result(answers)
+    return future
 
 
 def _single(future: Future[Any]) -> Future[list[Any]]:
