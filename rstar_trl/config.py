@@ -176,6 +176,59 @@ class TrajectoryConfig:
 
 
 @dataclass(frozen=True)
+class EngineConfig:
+    """What runs the model that proposes steps: in search, in evaluation and for `ask`."""
+
+    kind: Literal["transformers", "openai", "vllm"] = "transformers"
+    """In this process by `transformers` or `vllm`, or over HTTP by any server that speaks the `openai` API."""
+    model: str | None = None
+    """Let this model answer as it stands, in place of the run's own policy: the recipe is then a baseline that trains
+    nothing. A Hub name or folder, or the name a server gives it."""
+    tokenizer: str | None = None
+    """openai: renders and tokenises prompts. Empty: that of the run's own policy; with `model`, prompts are sent as
+    plain text."""
+    urls: list[str] = field(default_factory=list)
+    """openai: one or more servers of the same model, such as http://localhost:8000/v1. Questions are spread over
+    them."""
+    endpoint: Literal["completions", "chat"] = "completions"
+    """openai: `completions` for models trained here and base models, `chat` for hosted chat models."""
+    prefill: bool = False
+    """openai, chat: the server continues an assistant's message that stands last. Where it does not, a further message
+    asks for the next step."""
+    token_ids: bool = True
+    """openai, completions: where there is a tokenizer, send token ids, so that the server reads to the token what
+    training did. For servers that take text alone (`transformers serve`): false."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """openai: fields added to every request (an empty one takes ours out); vllm: arguments of its engine."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """openai: the environment variable that holds the API key."""
+    concurrency: int = 64
+    """openai, vllm: requests open at once."""
+    timeout: float = 120.0
+    """openai: seconds a request may take."""
+    retries: int = 5
+    """openai: times a request is repeated after a timeout, 429 or 5xx, with growing pauses."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.kind == "openai" and not self.urls:
+            problems.append("`engine.urls` is needed for kind openai; give the server's address, ending in /v1.")
+        for url in self.urls:
+            scheme, _, rest = url.partition("://")
+            if scheme not in ("http", "https") or not rest:
+                problems.append(f"`engine.urls`: {url} is no address; write it as http://localhost:8000/v1.")
+            elif "@" in rest.partition("/")[0]:
+                problems.append(
+                    "`engine.urls`: an address must hold no password, recipes are copied into run folders; put the "
+                    "key into the environment variable that `engine.api_key_env` names."
+                )
+        if self.concurrency < 1 or self.timeout <= 0 or self.retries < 0:
+            problems.append("`engine`: concurrency must be at least 1, timeout above 0, retries not negative.")
+        if problems:
+            raise ConfigError(problems)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The policy's base model: a name or path, or one built from scratch."""
 
