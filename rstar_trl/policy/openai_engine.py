@@ -2,10 +2,10 @@
 `transformers serve`, hosted APIs).
 
 Guarantees: at most `concurrency` requests are open at once; `n` candidates come back or were asked for again;
-timeouts, 429 and 5xx are retried with growing pauses, or as long as `Retry-After` says; what goes wrong for one request
-alone is its `Refused`. `EngineError` (the run stops, finished trees are on disk) when no server answers, the key is not
-taken, the model is not there, the rate limit holds, or nothing but failures comes back. The API key is read from the
-environment and is in no message.
+timeouts, 429 and 5xx are retried with growing pauses, or as long as `Retry-After` says; what goes wrong for one
+request alone is its `Refused`. `EngineError` (the run stops, finished trees are on disk) when no server answers, the
+key is not taken, the model is not there, the rate limit holds, or nothing but failures comes back. The API key is read
+from the environment and is in no message.
 Does not guarantee the same answer for the same seed: that is the server's to keep.
 """
 
@@ -95,13 +95,13 @@ class OpenAIEngine(LoopEngine):
         """See `LoopEngine.answer`."""
         try:
             stopped = self._tells_ends is not False
-            choices, prompt_tokens, generated = await self._sample(request, stopped)
+            choices, prompt_tokens = await self._sample(request, stopped)
             if stopped and self._tells_ends is None and not self._learn_ends(choices):
                 stopped = False
-                choices, prompt_tokens, generated = await self._sample(request, stopped)
+                choices, prompt_tokens = await self._sample(request, stopped)
         except _Declined as error:
             return Refused(str(error))
-        return list(to_candidates(choices, stopped, prompt_tokens, generated))
+        return list(to_candidates(choices, stopped, prompt_tokens))
 
     def _learn_ends(self, choices: list[Choice]) -> bool:
         """Whether the server tells a step's end from the trajectory's.
@@ -113,10 +113,10 @@ class OpenAIEngine(LoopEngine):
             self._tells_ends = None not in ends
         return self._tells_ends is not False
 
-    async def _sample(self, request: ProposeRequest, stopped: bool) -> tuple[list[Choice], int, int]:
-        """Choices with the tokens read and generated for them; `_Declined` when there are none."""
+    async def _sample(self, request: ProposeRequest, stopped: bool) -> tuple[list[Choice], int]:
+        """Choices with the prompt tokens read for them; `_Declined` when there are none."""
         choices: list[Choice] = []
-        prompt_tokens = generated = 0
+        prompt_tokens = 0
         problem = "the server returned no candidate"
         for _ in range(ATTEMPTS):
             done = len(choices)
@@ -127,7 +127,6 @@ class OpenAIEngine(LoopEngine):
                 if isinstance(reply, Reply):
                     choices += reply.choices
                     prompt_tokens += reply.prompt_tokens
-                    generated += reply.completion_tokens
                 elif isinstance(reply, _Declined | MalformedReply):
                     problem, final = str(reply), final or isinstance(reply, _Declined)
                 else:
@@ -136,7 +135,7 @@ class OpenAIEngine(LoopEngine):
                 break
         if not choices:
             raise _Declined(problem)
-        return choices[: request.n], prompt_tokens, generated
+        return choices[: request.n], prompt_tokens
 
     async def _ask(self, request: ProposeRequest, first: int, size: int, stopped: bool) -> Reply:
         """Asks for candidates `first` to `first + size` of a request; each has a seed of its own."""

@@ -8,7 +8,7 @@ stop string in; hosted APIs do not say. `finish_of` knows all four.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from rstar_trl.policy.interface import Candidate, FinishReason, ProposeRequest
@@ -33,13 +33,17 @@ class MalformedReply(Exception):
 
 @dataclass(frozen=True)
 class Choice:
-    """One sampled text as the server sent it. `stop` is what ended it, `UNTOLD` where the server does not say."""
+    """One sampled text as the server sent it.
+
+    `stop` is what ended it, `UNTOLD` where the server does not say; `tokens` are each token's text and
+    log-probability, None where the server gives none; `count` is how many were generated.
+    """
 
     text: str
     finish: str
     stop: Any
     tokens: Sequence[tuple[str, float]] | None
-    """Each token's text and log-probability; None where the server gives none."""
+    count: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,6 @@ class Reply:
 
     choices: list[Choice]
     prompt_tokens: int
-    completion_tokens: int
 
 
 def completion_body(request: ProposeRequest, ids: Sequence[int] | None) -> dict[str, Any]:
@@ -87,11 +90,15 @@ def read_reply(data: Any, endpoint: Endpoint, stopped: bool) -> Reply:
         choices = [
             _read_chat(each, stopped) if endpoint == "chat" else _read_completion(each) for each in data["choices"]
         ]
-        counts = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
+        prompt_tokens, generated = (int(usage.get(f"{name}_tokens") or 0) for name in ("prompt", "completion"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise MalformedReply(f"a choice cannot be read ({error!r})") from error
+    counts = [
+        len(choice.tokens or ()) or share for choice, share in zip(choices, _share(generated, choices), strict=True)
+    ]
+    counted = [replace(choice, count=count) for choice, count in zip(choices, counts, strict=True)]
     # What a filter took away was never the policy's step.
-    return Reply([each for each in choices if each.finish != "content_filter"], *counts)
+    return Reply([choice for choice in counted if choice.finish != "content_filter"], prompt_tokens)
 
 
 def finish_of(choice: Choice, stopped: bool) -> FinishReason | None:
@@ -108,23 +115,21 @@ def finish_of(choice: Choice, stopped: bool) -> FinishReason | None:
     return None if stopped and choice.stop is UNTOLD else "eos"
 
 
-def to_candidates(choices: Sequence[Choice], stopped: bool, prompt_tokens: int, generated: int) -> list[Candidate]:
-    """The steps among `choices`, each cut at its delimiter.
+def to_candidates(choices: Sequence[Choice], stopped: bool, prompt_tokens: int) -> list[Candidate]:
+    """The steps among `choices`, each cut at its delimiter; the first one carries the prompt's tokens.
 
-    `generated` tokens are shared out by length where the server does not list them; the first candidate carries the
-    prompt's. Where any log-probability is missing all are 0, which makes the siblings' priors equal.
+    Where any log-probability is missing all are 0, which makes the siblings' priors equal.
     """
     listed = all(choice.tokens is not None for choice in choices)
-    counts = [len(choice.tokens or ()) for choice in choices] if listed else _share(generated, choices)
     return [
         Candidate(
             choice.text.partition(DELIMITER)[0],
             _logprob(choice.tokens or ()) if listed else 0.0,
-            count,
+            choice.count,
             finish_of(choice, stopped) or "eos",
             prompt_tokens if index == 0 else 0,
         )
-        for index, (choice, count) in enumerate(zip(choices, counts, strict=True))
+        for index, choice in enumerate(choices)
     ]
 
 
@@ -168,6 +173,7 @@ def _logprob(tokens: Sequence[tuple[str, float]]) -> float:
 
 def _share(total: int, choices: Sequence[Choice]) -> list[int]:
     """`total` in whole parts that are about proportional to the choices' lengths."""
+    # Some servers report what they spent in all, and none of them whose it was.
     lengths = [len(choice.text) + 1 for choice in choices]
     ends = [round(total * sum(lengths[: i + 1]) / sum(lengths)) for i in range(len(lengths))]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
