@@ -115,8 +115,8 @@ def finish_of(choice: Choice, stopped: bool) -> FinishReason | None:
     return None if stopped and choice.stop is UNTOLD else "eos"
 
 
-def to_candidates(choices: Sequence[Choice], stopped: bool, prompt_tokens: int) -> list[Candidate]:
-    """The steps among `choices`, each cut at its delimiter; the first one carries the prompt's tokens.
+def to_candidates(choices: Sequence[Choice], stopped: bool, prefix_tokens: int) -> list[Candidate]:
+    """The steps among `choices`, each cut at its delimiter. `prefix_tokens`: as the server counted them, all in all.
 
     Where any log-probability is missing all are 0, which makes the siblings' priors equal.
     """
@@ -127,9 +127,9 @@ def to_candidates(choices: Sequence[Choice], stopped: bool, prompt_tokens: int) 
             _logprob(choice.tokens or ()) if listed else 0.0,
             choice.count,
             finish_of(choice, stopped) or "eos",
-            prompt_tokens if index == 0 else 0,
+            prefix_tokens,
         )
-        for index, choice in enumerate(choices)
+        for choice in choices
     ]
 
 

@@ -111,7 +111,7 @@ class VllmEngine(LoopEngine):
             ) from error
         except ValueError as error:
             return Refused(f"vLLM refuses the request: {first_line(error)}")
-        return [_candidate(each, len(ids) if index == 0 else 0) for index, each in enumerate(final.outputs)]
+        return [_candidate(each, len(ids)) for each in final.outputs]
 
 
 class VllmScorer:
@@ -161,7 +161,7 @@ def _shared(path: str, model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _candidate(output: Any, prompt_tokens: int) -> Candidate:
+def _candidate(output: Any, prefix_tokens: int) -> Candidate:
     ended_by_us = output.stop_reason == DELIMITER
     finish = "length" if output.finish_reason == "length" else "step" if ended_by_us else "eos"
-    return Candidate(output.text, output.cumulative_logprob, len(output.token_ids), finish, prompt_tokens)
+    return Candidate(output.text, output.cumulative_logprob, len(output.token_ids), finish, prefix_tokens)
