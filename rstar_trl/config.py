@@ -230,7 +230,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The policy's base model: a name or path, or one built from scratch."""
+    """The policy's base model: a name or path, or one built from scratch. Neither where `engine.model` answers."""
 
     name_or_path: str | None = None
     """A Hub name or a local folder."""
@@ -244,7 +244,7 @@ class ModelConfig:
     """Run code that comes with a Hub model."""
 
     def __post_init__(self) -> None:
-        if (self.name_or_path is None) == (self.from_scratch is None):
+        if self.name_or_path is not None and self.from_scratch is not None:
             raise ConfigError("`model` needs exactly one of `name_or_path` and `from_scratch`.")
 
 
@@ -264,6 +264,8 @@ class EvaluationConfig:
     """Compare every method after every round, or only greedy until the last."""
     price_per_million_tokens: float | None = None
     """Price of generated tokens, for the cost metric; no money is reported when empty."""
+    price_per_million_prompt_tokens: float = 0.0
+    """Price of prompt tokens, as a server counts them; enters the cost metric beside that of generated tokens."""
 
 
 @dataclass(frozen=True)
@@ -296,8 +298,10 @@ class Recipe:
     """Shown in tables, cards and the report."""
     output_dir: str
     """The run folder, relative to where the command is given."""
-    model: ModelConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
     """The policy's base model."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """What runs it when it proposes steps."""
     data: DataConfig = field(default_factory=DataConfig)
     """Questions and databases."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -325,3 +329,7 @@ class Recipe:
     """The rounds after the cold start (round 0)."""
     seed: int = 0
     """Seeds model building, search and training."""
+
+    def __post_init__(self) -> None:
+        if self.engine.model is None and self.model.name_or_path is None and self.model.from_scratch is None:
+            raise ConfigError("`model` needs exactly one of `name_or_path` and `from_scratch`.")

@@ -13,7 +13,10 @@ from typing import Any
 
 @dataclass
 class Response:
-    """What is sent: a body (text as it stands, anything else as JSON), a status, headers, after `seconds`."""
+    """What is sent: a body (text as it stands, anything else as JSON), a status, headers, after `seconds`.
+
+    Status 0 hangs up without a word, as a server does that dies.
+    """
 
     body: Any
     status: int = 200
@@ -57,6 +60,9 @@ def serving(respond: Respond) -> Iterator[Server]:
             content = response.body if isinstance(response.body, str) else json.dumps(response.body)
             with lock:
                 server.open -= 1
+            if response.status == 0:
+                self.close_connection = True
+                return
             try:
                 self.send_response(response.status)
                 for name, value in {"Content-Type": "application/json", **response.headers}.items():

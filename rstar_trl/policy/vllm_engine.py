@@ -16,7 +16,7 @@ from typing import Any
 
 from rstar_trl.config import EngineConfig, ModelConfig
 from rstar_trl.errors import EngineError
-from rstar_trl.policy.interface import Answer, Candidate, ProposeRequest, Refused, ScoreRequest
+from rstar_trl.policy.interface import Answer, Candidate, FinishReason, ProposeRequest, Refused, ScoreRequest
 from rstar_trl.policy.loop import LoopEngine
 from rstar_trl.policy.tokens import (
     DELIMITER,
@@ -162,6 +162,7 @@ def _shared(path: str, model: ModelConfig) -> dict[str, Any]:
 
 
 def _candidate(output: Any, prefix_tokens: int) -> Candidate:
-    ended_by_us = output.stop_reason == DELIMITER
-    finish = "length" if output.finish_reason == "length" else "step" if ended_by_us else "eos"
+    finish: FinishReason = "step" if output.stop_reason == DELIMITER else "eos"
+    if output.finish_reason == "length":
+        finish = "length"
     return Candidate(output.text, output.cumulative_logprob, len(output.token_ids), finish, prefix_tokens)
