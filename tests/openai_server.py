@@ -75,8 +75,11 @@ def serving(respond: Respond) -> Iterator[Server]:
 
         def log_message(self, *_: Any) -> None: ...
 
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    listener.daemon_threads = True
+    class Listener(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128  # all of a test's connections may come at once
+
+    listener = Listener(("127.0.0.1", 0), Handler)
     server = Server(f"http://127.0.0.1:{listener.server_port}/v1")
     threading.Thread(target=listener.serve_forever, daemon=True, kwargs={"poll_interval": 0.02}).start()
     try:

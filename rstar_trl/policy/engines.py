@@ -27,6 +27,7 @@ def open_engine(config: EngineConfig, model: ModelConfig, policy: str, max_step_
     else:
         tokenizer = _tokenizer(config, model, policy)
         with closing(_module("openai").OpenAIEngine(config, path, max_step_tokens, tokenizer)) as engine:
+            engine.check()
             yield engine
 
 

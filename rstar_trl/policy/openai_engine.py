@@ -44,14 +44,17 @@ ATTEMPTS = 3
 HOPELESS = 8
 """Failures with no success in between after which the engine is taken to be gone."""
 
-HOPELESS_AT_FIRST = 64
-"""The same for requests that the server calls wrong, while it has never accepted one: some may just be too long."""
-
 GO_ON = "then give the same command again: finished work is kept"
+
+PROBE = ProposeRequest("Hello\n", (), 1, 1.0, 0)
 
 
 class _Declined(Exception):
     """This request failed for good; the text is its reason."""
+
+
+class _Down(Exception):
+    """No connection to this server; the text says why."""
 
 
 class OpenAIEngine(LoopEngine):
@@ -74,7 +77,6 @@ class OpenAIEngine(LoopEngine):
         self._homes: dict[int, int] = {}
         self._down: dict[str, str] = {}
         self._failures = 0
-        self._accepted = False
         self._ignores_n = False
         self._tells_ends: bool | None = None
         if tokenizer is not None:
@@ -85,11 +87,30 @@ class OpenAIEngine(LoopEngine):
         """The prompt by the tokenizer's chat template where there is one, else the messages' plain contents."""
         return self._render(messages)
 
+    def check(self) -> None:
+        """Asks every server for one token, with all the fields of a real request.
+
+        So a model, a key or a field that a server does not take is an `EngineError` before a question is spent on it.
+        """
+        self.wait_for(self._check())
+
     def close(self) -> None:
         """Closes connections too."""
         for client in self._clients.values():
             self.wait_for(client.close())
         super().close()
+
+    async def _check(self) -> None:
+        body = with_options(self._body(PROBE, 0, 1, stopped=True) | {"max_tokens": 1}, self.config.options)
+        for url in self.config.urls:
+            try:
+                read_reply(await self._send(url, body), self.config.endpoint, stopped=True)
+            except _Down as error:
+                self._down[url] = str(error)
+            except (_Declined, MalformedReply) as error:
+                raise EngineError(f"{url} cannot be used: {error}; mend `engine`.") from error
+        if len(self._down) == len(self.config.urls):
+            raise self._all_down()
 
     async def answer(self, request: ProposeRequest) -> Answer:
         """See `LoopEngine.answer`."""
@@ -139,11 +160,25 @@ class OpenAIEngine(LoopEngine):
 
     async def _ask(self, request: ProposeRequest, first: int, size: int, stopped: bool) -> Reply:
         """Asks for candidates `first` to `first + size` of a request; each has a seed of its own."""
+        body = with_options(self._body(request, first, size, stopped), self.config.options)
+        async with self._slots:
+            data = await self._post(request.prompt, body)
+        try:
+            reply = read_reply(data, self.config.endpoint, stopped)
+        except MalformedReply as error:
+            reason = f"the server's answer is malformed: {error}"
+            self._failed(reason)
+            raise MalformedReply(reason) from error
+        self._failures = 0
+        self._ignores_n |= size > 1 and len(reply.choices) == 1
+        return reply
+
+    def _body(self, request: ProposeRequest, first: int, size: int, stopped: bool) -> dict[str, Any]:
         if self.config.endpoint == "chat":
             body = chat_body(request, self.config.prefill)
         else:
             body = completion_body(request, self._ids(request))
-        body |= {
+        return body | {
             "model": self.model,
             "n": size,
             "max_tokens": self.max_step_tokens,
@@ -151,17 +186,6 @@ class OpenAIEngine(LoopEngine):
             "seed": (request.seed + first) % SEEDS,
             "stop": [DELIMITER] if stopped else None,
         }
-        async with self._slots:
-            data = await self._post(request.prompt, with_options(body, self.config.options))
-        try:
-            reply = read_reply(data, self.config.endpoint, stopped)
-        except MalformedReply as error:
-            reason = f"the server's answer is malformed: {error}"
-            self._failed(reason)
-            raise MalformedReply(reason) from error
-        self._failures, self._accepted = 0, True
-        self._ignores_n |= size > 1 and len(reply.choices) == 1
-        return reply
 
     def _ids(self, request: ProposeRequest) -> list[int] | None:
         if self._tokenizer is None or not self.config.token_ids:
@@ -175,19 +199,29 @@ class OpenAIEngine(LoopEngine):
         """The decoded answer of the prompt's own server, or of the next one that is up."""
         for url in self._servers(prompt):
             try:
-                return await self._clients[url].post(PATHS[self.config.endpoint], cast_to=object, body=body)
-            except openai.APITimeoutError as error:
-                reason = f"the server did not answer within {self.config.timeout:g} s, {self.config.retries} retries"
-                raise self._failed(reason) from error
-            except openai.APIConnectionError as error:
-                self._down[url] = first_line(error.__cause__ or error)
-            except openai.APIStatusError as error:
-                raise self._refusal(url, error) from error
-            except ValueError as error:
-                self._failed("the server's answer is malformed: it is not JSON")
-                raise MalformedReply("the server's answer is malformed: it is not JSON") from error
+                return await self._send(url, body)
+            except _Down as error:
+                self._down[url] = str(error)
+        raise self._all_down()
+
+    async def _send(self, url: str, body: dict[str, Any]) -> Any:
+        try:
+            return await self._clients[url].post(PATHS[self.config.endpoint], cast_to=object, body=body)
+        except openai.APITimeoutError as error:
+            reason = f"the server did not answer within {self.config.timeout:g} s, {self.config.retries} retries"
+            raise self._failed(reason) from error
+        except openai.APIConnectionError as error:
+            raise _Down(first_line(error.__cause__ or error)) from error
+        except openai.APIStatusError as error:
+            raise self._refusal(url, error) from error
+        except ValueError as error:
+            reason = "the server's answer is malformed: it is not JSON"
+            self._failed(reason)
+            raise MalformedReply(reason) from error
+
+    def _all_down(self) -> EngineError:
         reasons = "; ".join(f"{url}: {reason}" for url, reason in self._down.items())
-        raise EngineError(f"No server answers ({reasons}); start it or mend `engine.urls`, {GO_ON}.")
+        return EngineError(f"No server answers ({reasons}); start it or mend `engine.urls`, {GO_ON}.")
 
     def _servers(self, prompt: str) -> Iterator[str]:
         """All servers that are up, the prompt's own first: a question stays with the server that has its prefix."""
@@ -206,14 +240,13 @@ class OpenAIEngine(LoopEngine):
             )
         if error.status_code == 429:
             return EngineError(f"{url} takes no more requests ({said}); lower `engine.concurrency`, {GO_ON}.")
-        return self._failed(f"the server answered {error.status_code}: {said}", wrong=error.status_code < 500)
+        reason = f"the server answered {error.status_code}: {said}"
+        return _Declined(reason) if error.status_code < 500 else self._failed(reason)
 
-    def _failed(self, reason: str, wrong: bool = False) -> Exception:
-        """Counts a failure: one request's, or the engine's once there have been too many. `wrong`: a bad request."""
-        if wrong and self._accepted:
-            return _Declined(reason)
+    def _failed(self, reason: str) -> _Declined:
+        """Counts a fault of the server: one request's, or the engine's once there have been too many in a row."""
         self._failures += 1
-        if self._failures >= (HOPELESS_AT_FIRST if wrong else HOPELESS):
+        if self._failures >= HOPELESS:
             raise EngineError(f"{self._failures} requests in a row failed (last: {reason}); mend that, {GO_ON}.")
         return _Declined(reason)
 

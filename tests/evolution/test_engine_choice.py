@@ -93,7 +93,7 @@ def test_server_that_dies_stops_the_run_with_its_trees_saved_and_the_same_comman
     write: Callable[[str], Path], run: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     def dies(body: dict[str, Any]) -> Response:
-        return knows_the_answer(body) if len(server.bodies) <= 4 else Response("", status=0)
+        return knows_the_answer(body) if len(server.bodies) <= 5 else Response("", status=0)
 
     with serving(dies) as server:
         code, said = run("evolve", write(server.url), "--in-process")
@@ -110,6 +110,15 @@ def test_server_that_dies_stops_the_run_with_its_trees_saved_and_the_same_comman
     assert sorted(row["question_id"] for row in read_jsonl(trees)[0]) == [f"eval-{i}" for i in range(QUESTIONS)]
     greedy = [body for body in server.bodies if body["temperature"] == 0 and body["prompt"].endswith("?\n")]
     assert len(greedy) == QUESTIONS - 2
+
+
+def test_request_that_a_server_never_takes_stops_the_run_before_any_question(
+    write: Callable[[str], Path], run: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    with serving(lambda body: Response({"error": {"message": "no logprobs here"}}, 400)) as server:
+        code, said = run("evolve", write(server.url), "--in-process")
+    assert code == 2 and f"{server.url} cannot be used: the server answered 400: no logprobs here" in said
+    assert len(server.bodies) == 1 and not list((tmp_path / "run/round-0/eval").glob("greedy*"))
 
 
 def test_error_for_one_question_is_on_its_tree_and_the_others_are_answered(
