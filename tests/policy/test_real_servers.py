@@ -70,7 +70,7 @@ def test_transformers_serve_gives_the_embedded_engines_steps(transformers_serve:
     """It ignores `n` and gives no log-probabilities; it leaves the delimiter in, and cuts nothing at the end."""
     with connect(transformers_serve, policy, token_ids=False) as engine:
         answers = engine.propose(PREFIXES)
-        (sampled,) = engine.propose([ProposeRequest(PROMPT, (), 5, 3.0, 3)])
+        (sampled,) = engine.propose([ProposeRequest(PROMPT, (), 5, 2.0, 3)])
     found = [each[0] for each in answers if not isinstance(each, Refused)]
     expected = embedded(policy)
     assert [(each.text, each.finish) for each in found] == [(each.text, each.finish) for each in expected]
@@ -95,7 +95,7 @@ def test_vllm_gives_the_embedded_engines_steps_and_log_probabilities(vllm_python
         for token_ids in (True, False):
             with connect(url, policy, token_ids) as engine:
                 answers = engine.propose(PREFIXES)
-                (sampled,) = engine.propose([ProposeRequest(PROMPT, (), 5, 3.0, 3)])
+                (sampled,) = engine.propose([ProposeRequest(PROMPT, (), 5, 2.0, 3)])
                 (long,) = engine.propose([ProposeRequest(PROMPT * 40, (), 1, 0.0, 3)])
             for found, expected in zip(answers, embedded(policy), strict=True):
                 assert isinstance(found, list) and found[0].logprob == pytest.approx(expected.logprob, abs=1e-3)
@@ -120,7 +120,7 @@ if __name__ == "__main__":
     config = EngineConfig(kind="vllm", options=options)
     engine = VllmEngine.load(policy, ModelConfig(policy), config, longest)
     requests = [ProposeRequest(prompt, tuple(steps[:count]), 1, 0.0, 3) for count in range(len(steps))]
-    hot = [ProposeRequest(prompt, (), 5, 3.0, 3)]
+    hot = [ProposeRequest(prompt, (), 5, 2.0, 3)]
     found = engine.propose(requests), engine.propose(hot), engine.propose(hot), engine.propose(
         [ProposeRequest(prompt * 40, (), 1, 0.0, 3)])
     engine.close()
