@@ -120,6 +120,7 @@ class VllmScorer:
     def __init__(self, llm: Any, tokenizer: Any):
         """`llm`: a `vllm.LLM` with `runner="pooling"` over a one-label sequence-classification model."""
         self.llm = llm
+        self._longest = llm.model_config.max_model_len
         self._encode_prompt = lru_cache(4096)(lambda text: encode_prompt(tokenizer, text))
         self._encode_step = lru_cache(65536)(lambda text, final: encode_step(tokenizer, text, final))
 
@@ -136,14 +137,20 @@ class VllmScorer:
         """Frees the device."""
         self.llm.llm_engine.engine_core.shutdown()
 
-    def score(self, requests: list[ScoreRequest]) -> list[float]:
+    def score(self, requests: list[ScoreRequest]) -> list[float | Refused]:
         """Raw scores, one per request, in order: the model's output at the last token of each."""
         from vllm import PoolingParams
 
-        prompts = [{"prompt_token_ids": self._ids(request)} for request in requests]
+        ids = [self._ids(request) for request in requests]
+        prompts = [{"prompt_token_ids": each} for each in ids if len(each) <= self._longest]
         raw = PoolingParams(use_activation=False)
-        outputs = self.llm.encode(prompts, pooling_params=raw, pooling_task="classify", use_tqdm=False)
-        return [float(output.outputs.data[0]) for output in outputs]
+        outputs = iter(self.llm.encode(prompts, pooling_params=raw, pooling_task="classify", use_tqdm=False))
+        return [
+            float(next(outputs).outputs.data[0])
+            if len(each) <= self._longest
+            else Refused(f"{len(each)} tokens exceed the PPM's {self._longest}")
+            for each in ids
+        ]
 
     def _ids(self, request: ScoreRequest) -> list[int]:
         ids = list(self._encode_prompt(request.prompt))
