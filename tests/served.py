@@ -60,7 +60,11 @@ def served(command: Sequence[str], seconds: float, **environment: str) -> Iterat
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _answers(process: subprocess.Popen[bytes], address: str, seconds: float) -> bool:
