@@ -41,5 +41,5 @@ $(RUN_STAMP): $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 $(DEV_STAMP): $(RUN_STAMP)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,duckdb,postgres]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,duckdb,openai,postgres]'
 	touch $@

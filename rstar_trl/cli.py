@@ -39,6 +39,10 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the recipe; may be repeated."),
 ]
 RoundOption = Annotated[int, typer.Option("--round", min=0, help="The round; 0 is the cold start.")]
+EngineOption = Annotated[
+    Literal["transformers", "openai", "vllm"] | None,
+    typer.Option("--engine", help="What runs the model: the same as --set engine.kind=..."),
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -89,30 +93,46 @@ def _stage_command(kind: str, first_round: int, summary: str) -> None:
         _stage(kind, _load(recipe, config, assignments), number)
 
 
+def _engine_command(kind: str, first_round: int, summary: str) -> None:
+    """The same for a stage in which an engine proposes steps."""
+
+    @app.command(kind, help=summary)
+    def run(
+        recipe: RecipeArgument = None,
+        config: ConfigOption = None,
+        assignments: SetOption = None,
+        engine: EngineOption = None,
+        number: RoundOption = first_round,
+        debug: DebugOption = False,
+    ) -> None:
+        _stage(kind, _load(recipe, config, _with_engine(engine, assignments)), number)
+
+
 _stage_command(
     "pretrain", 0, "Let a from-scratch base read the prompts before it is taught (recipes with a `pretrain` section)."
 )
-_stage_command("search", 1, "Search the training questions of one round.")
+_engine_command("search", 1, "Search the training questions of one round.")
 _stage_command("sft", 0, "Train the policy of one round.")
 _stage_command("ppm", 1, "Train the process preference model of one round.")
-_stage_command("evaluate", 0, "Measure the policy and the PPM of one round.")
+_engine_command("evaluate", 0, "Measure the policy and the PPM of one round.")
 
 
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question, in words.", show_default=False)],
     db: Annotated[Path, typer.Option("--db", help="The SQLite file it is about.")],
-    model: Annotated[Path, typer.Option("--model", help="A run folder, or a model folder.")],
+    model: Annotated[Path | None, typer.Option("--model", help="A run folder, or a model folder.")] = None,
     assignments: SetOption = None,
+    engine: EngineOption = None,
     tree: Annotated[bool, typer.Option("--tree", help="Print the search tree too.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
     debug: DebugOption = False,
 ) -> None:
-    """Answer one question about one database by a live search; --set search.KEY=VALUE changes how it searches."""
+    """Answer one question about one database by a live search; --set reaches its `search` and `engine` sections."""
     from rstar_trl.evolution.ask import ask as run
     from rstar_trl.evolution.ask import find_model, render_answer, render_tree
 
-    grown, result = run(find_model(model, assignments or []), db, question, seed)
+    grown, result = run(find_model(model, _with_engine(engine, assignments)), db, question, seed)
     if tree:
         print(render_tree(grown), end="\n\n")
     print(render_answer(grown, result))
@@ -253,6 +273,11 @@ def _stage(kind: str, loaded: LoadedRecipe, number: int) -> None:
     if ERROR_FILE in os.environ:
         follow_parent()
     run_alone(loaded, kind, number)
+
+
+def _with_engine(kind: str | None, assignments: list[str] | None) -> list[str]:
+    """Settings are made one by one and checked together, so the order does not matter."""
+    return [*([f"engine.kind={kind}"] if kind else []), *(assignments or [])]
 
 
 def _load(recipe: Path | None, config: Path | None, assignments: list[str] | None) -> LoadedRecipe:

@@ -75,8 +75,8 @@ class PromptConfig:
 class SandboxConfig:
     """Limits for model-written SQL."""
 
-    workers: int = 1
-    """Worker processes of one search process."""
+    workers: int = 2
+    """Worker processes of one search process. With two, a query that runs into its limit does not hold up the rest."""
     timeout: float = 5.0
     """Seconds of wall clock a query may take before its worker is killed."""
     max_rows: int = 20_000
@@ -91,8 +91,9 @@ class SandboxConfig:
 class SearchConfig:
     """One search over one question."""
 
-    algorithm: Literal["mcts", "sample", "greedy"] = "mcts"
-    """`mcts`; `sample`: `num_candidates` independent trajectories (majority-of-N, best-of-N); `greedy`: arg-max."""
+    algorithm: Literal["mcts", "beam", "sample", "greedy"] = "mcts"
+    """`mcts`; `beam`: step beam search; `sample`: `num_candidates` independent trajectories (majority-of-N,
+    best-of-N); `greedy`: arg-max."""
     selection: Literal["puct", "uct"] = "puct"
     """PUCT weighs exploration by the policy's prior; UCT does not."""
     c_puct: float = 1.4
@@ -102,7 +103,20 @@ class SearchConfig:
     num_candidates: int = 4
     """Steps sampled at an expansion (or whole trajectories, for `sample`)."""
     simulations: int = 16
-    """Rollouts per question."""
+    """Simulations per question."""
+    parallel_simulations: int = 1
+    """Simulations of one tree at once, spread out by virtual loss. More keep an engine busy with fewer trees; each
+    then knows less of the others."""
+    widening: float | None = None
+    """Progressive widening: a node visited N times is asked for `num_candidates` steps about N ** widening times in
+    all; once when empty."""
+    beam_width: int = 4
+    """Trajectories that `beam` keeps at every step."""
+    max_tokens: int | None = None
+    """Generated tokens after which a question's search asks for no further step; no limit when empty."""
+    max_seconds: float | None = None
+    """Seconds after which a question's search asks for no further step; no limit when empty. Trees under a limit of
+    time depend on the machine."""
     max_depth: int = 16
     """Steps a trajectory may have."""
     max_step_tokens: int = 96
@@ -122,14 +136,27 @@ class SearchConfig:
     """Trees worked on at once; bounds memory and sets the generation batch."""
     stop_when_solved: int | None = None
     """In training, stop a tree once this many right trajectories are found; never when empty."""
+    settled: float | None = None
+    """At inference, stop a tree once the leading result is ahead of the next by more than this times the weight still
+    unseen: at 1 the answer by majority cannot change any more, below 1 it may. Never when empty."""
+    self_consistency: float | None = None
+    """In training, reward questions without an answer by agreement: the result with the most votes is right, if it has
+    at least this share of them. Such questions are not searched when empty."""
     reference: bool = False
     """rStar-Math's rules to the letter: UCT with c = 2, zero for unvisited children, first child wins ties."""
 
     def __post_init__(self) -> None:
-        counts = ("num_candidates", "simulations", "max_depth", "max_step_tokens", "trees_in_flight")
+        counts = (
+            "num_candidates", "simulations", "parallel_simulations", "beam_width", "max_depth", "max_step_tokens",
+            "trees_in_flight",
+        )  # fmt: skip
         problems = [
             f"`{name}` must be at least 1, not {getattr(self, name)}." for name in counts if getattr(self, name) < 1
         ]
+        for name in ("widening", "settled", "self_consistency", "max_tokens", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                problems.append(f"`{name}` must be above 0 (or empty), not {value}.")
         if self.temperature < 0 or self.value_scale <= 0:
             problems.append("`temperature` must not be negative, and `value_scale` must be above 0.")
         if problems:
@@ -152,8 +179,61 @@ class TrajectoryConfig:
 
 
 @dataclass(frozen=True)
+class EngineConfig:
+    """What runs the model that proposes steps: in search, in evaluation and for `ask`."""
+
+    kind: Literal["transformers", "openai", "vllm"] = "transformers"
+    """In this process by `transformers` or `vllm`, or over HTTP by any server that speaks the `openai` API."""
+    model: str | None = None
+    """Let this model answer as it stands, in place of the run's own policy: the recipe is then a baseline that trains
+    nothing. A Hub name or folder, or the name a server gives it."""
+    tokenizer: str | None = None
+    """openai: renders and tokenises prompts. Empty: that of the run's own policy; with `model`, prompts are sent as
+    plain text."""
+    urls: list[str] = field(default_factory=list)
+    """openai: one or more servers of the same model, such as http://localhost:8000/v1. Questions are spread over
+    them."""
+    endpoint: Literal["completions", "chat"] = "completions"
+    """openai: `completions` for models trained here and base models, `chat` for hosted chat models."""
+    prefill: bool = False
+    """openai, chat: the server continues an assistant's message that stands last. Where it does not, a further message
+    asks for the next step."""
+    token_ids: bool = True
+    """openai, completions: where there is a tokenizer, send token ids, so that the server reads to the token what
+    training did. For servers that take text alone (`transformers serve`): false."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """openai: fields added to every request (an empty one takes ours out); vllm: arguments of its engine."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """openai: the environment variable that holds the API key."""
+    concurrency: int = 64
+    """openai, vllm: requests open at once."""
+    timeout: float = 120.0
+    """openai: seconds a request may take."""
+    retries: int = 5
+    """openai: times a request is repeated after a timeout, 429 or 5xx, with growing pauses."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.kind == "openai" and not self.urls:
+            problems.append("`engine.urls` is needed for kind openai; give the server's address, ending in /v1.")
+        for url in self.urls:
+            scheme, _, rest = url.partition("://")
+            if scheme not in ("http", "https") or not rest:
+                problems.append(f"`engine.urls`: {url} is no address; write it as http://localhost:8000/v1.")
+            elif "@" in rest.partition("/")[0]:
+                problems.append(
+                    "`engine.urls`: an address must hold no password, recipes are copied into run folders; put the "
+                    "key into the environment variable that `engine.api_key_env` names."
+                )
+        if self.concurrency < 1 or self.timeout <= 0 or self.retries < 0:
+            problems.append("`engine`: concurrency must be at least 1, timeout above 0, retries not negative.")
+        if problems:
+            raise ConfigError(problems)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """The policy's base model: a name or path, or one built from scratch."""
+    """The policy's base model: a name or path, or one built from scratch. Neither where `engine.model` answers."""
 
     name_or_path: str | None = None
     """A Hub name or a local folder."""
@@ -167,7 +247,7 @@ class ModelConfig:
     """Run code that comes with a Hub model."""
 
     def __post_init__(self) -> None:
-        if (self.name_or_path is None) == (self.from_scratch is None):
+        if self.name_or_path is not None and self.from_scratch is not None:
             raise ConfigError("`model` needs exactly one of `name_or_path` and `from_scratch`.")
 
 
@@ -187,6 +267,8 @@ class EvaluationConfig:
     """Compare every method after every round, or only greedy until the last."""
     price_per_million_tokens: float | None = None
     """Price of generated tokens, for the cost metric; no money is reported when empty."""
+    price_per_million_prompt_tokens: float = 0.0
+    """Price of prompt tokens, as a server counts them; enters the cost metric beside that of generated tokens."""
 
 
 @dataclass(frozen=True)
@@ -219,8 +301,10 @@ class Recipe:
     """Shown in tables, cards and the report."""
     output_dir: str
     """The run folder, relative to where the command is given."""
-    model: ModelConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
     """The policy's base model."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """What runs it when it proposes steps."""
     data: DataConfig = field(default_factory=DataConfig)
     """Questions and databases."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -248,3 +332,7 @@ class Recipe:
     """The rounds after the cold start (round 0)."""
     seed: int = 0
     """Seeds model building, search and training."""
+
+    def __post_init__(self) -> None:
+        if self.engine.model is None and self.model.name_or_path is None and self.model.from_scratch is None:
+            raise ConfigError("`model` needs exactly one of `name_or_path` and `from_scratch`.")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from itertools import cycle, islice
 from pathlib import Path
@@ -12,14 +14,23 @@ from typing import Any
 
 from rstar_trl.config import SearchConfig
 from rstar_trl.data.question import GoldResult
-from rstar_trl.policy.interface import Candidate, FinishReason, ProposeRequest, ScoreRequest
+from rstar_trl.errors import EngineError
+from rstar_trl.policy.interface import (
+    Answer,
+    Candidate,
+    ConcurrentEngine,
+    FinishReason,
+    ProposeRequest,
+    Refused,
+    ScoreRequest,
+)
 from rstar_trl.policy.tokens import plain
 from rstar_trl.search.effects import Task
 from rstar_trl.search.scheduler import run_searches
 from rstar_trl.search.tree import Tree
 from rstar_trl.sql.sandbox import Sandbox
 
-Script = Mapping[tuple[str, ...], Sequence[Candidate]]
+Script = Mapping[tuple[str, ...], Sequence[Candidate] | Refused]
 
 NAMES = (("Ann",), ("Bob",), ("Cleo",))
 
@@ -46,14 +57,45 @@ class ScriptedEngine:
     def render(self, messages: list[dict[str, str]]) -> str:
         return plain(messages)
 
-    def propose(self, requests: list[ProposeRequest]) -> list[list[Candidate]]:
+    def propose(self, requests: list[ProposeRequest]) -> list[Answer]:
         self.batches.append(requests)
         return [self._answer(request, self.script[request.steps]) for request in requests]
 
-    def _answer(self, request: ProposeRequest, options: Sequence[Candidate]) -> list[Candidate]:
+    def _answer(self, request: ProposeRequest, options: Sequence[Candidate] | Refused) -> Answer:
+        if isinstance(options, Refused) or not options:
+            return options if isinstance(options, Refused) else []
         if self.draw and request.temperature > 0:
             return random.Random(request.seed).choices(options, k=request.n)
         return list(islice(cycle(options), request.n))
+
+
+class ScriptedServer(ConcurrentEngine):
+    """The same answers one by one, each after a time drawn by `latency(request)`, at most `capacity` at once."""
+
+    def __init__(self, script: Script, capacity: int, latency: Callable[[ProposeRequest], float]):
+        self.capacity, self.latency = capacity, latency
+        self.engine = ScriptedEngine(script, draw=True)
+        self.in_work = self.most = 0
+        self.lock = threading.Lock()
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        return plain(messages)
+
+    def submit(self, request: ProposeRequest) -> Future[Answer]:
+        future: Future[Answer] = Future()
+        with self.lock:
+            self.in_work += 1
+            self.most = max(self.most, self.in_work)
+        threading.Timer(self.latency(request), self._answer, (request, future)).start()
+        return future
+
+    def _answer(self, request: ProposeRequest, future: Future[Answer]) -> None:
+        with self.lock:
+            self.in_work -= 1
+        try:
+            future.set_result(self.engine.propose([request])[0])
+        except EngineError as error:
+            future.set_exception(error)
 
 
 class ScriptedScorer:
@@ -63,7 +105,7 @@ class ScriptedScorer:
         self.scores = scores
         self.requests: list[ScoreRequest] = []
 
-    def score(self, requests: list[ScoreRequest]) -> list[float]:
+    def score(self, requests: list[ScoreRequest]) -> list[float | Refused]:
         self.requests += requests
         return [self.scores.get(request.steps[-1], 0.0) for request in requests]
 

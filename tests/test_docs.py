@@ -53,6 +53,7 @@ SECTIONS = {
     "`search`": config.SearchConfig,
     "`trajectories`": config.TrajectoryConfig,
     "`model`": config.ModelConfig,
+    "`engine`": config.EngineConfig,
     "`evaluation`": config.EvaluationConfig,
     "`rounds`": config.RoundConfig,
 }

@@ -107,7 +107,10 @@ def evaluate(
         source, how = answers[method]
         chosen = [(tree, choose_answer(tree, how)) for tree in trees[source]]
         metrics[method] = measure(questions, chosen, sandbox, databases, dialect) | cost(
-            trees[source], _seconds(out, source), config.price_per_million_tokens
+            trees[source],
+            _seconds(out, source),
+            config.price_per_million_tokens,
+            config.price_per_million_prompt_tokens,
         )
     if rank == 0:
         write_json(out / "metrics.json", metrics)
@@ -153,8 +156,8 @@ def measure(
     }
 
 
-def cost(trees: Sequence[Tree], seconds: float, price: float | None) -> dict[str, float]:
-    """Generated tokens, seconds and, where a price is given, money per question.
+def cost(trees: Sequence[Tree], seconds: float, price: float | None, prompt_price: float = 0.0) -> dict[str, float]:
+    """Tokens, seconds and, where a price is given, money per question. Prices are for a million tokens.
 
     `seconds_per_question` is the time of the whole run over its questions (throughput); `latency_median` and
     `latency_p95` are those of single questions, from the first request to the answer, with others in flight.
@@ -162,13 +165,17 @@ def cost(trees: Sequence[Tree], seconds: float, price: float | None) -> dict[str
     count = max(1, len(trees))
     tokens = sum(tree.generated_tokens for tree in trees) / count
     latencies = sorted(tree.seconds for tree in trees) or [0.0]
+    prompt_tokens = sum(tree.prompt_tokens for tree in trees) / count
     found = {
         "tokens_per_question": tokens,
+        "prompt_tokens_per_question": prompt_tokens,
         "seconds_per_question": seconds / count,
         "latency_median": statistics.median(latencies),
         "latency_p95": latencies[min(len(latencies) - 1, math.ceil(0.95 * len(latencies)) - 1)],
     }
-    return found if price is None else {**found, "price_per_question": tokens * price / 1e6}
+    if price is not None:
+        found["price_per_question"] = (tokens * price + prompt_tokens * prompt_price) / 1e6
+    return found
 
 
 def _same(sql: str, gold: str, dialect: str) -> bool:

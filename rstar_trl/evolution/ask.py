@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from rstar_trl.config import ModelConfig, PromptConfig, SandboxConfig, SearchConfig
+from rstar_trl.config import EngineConfig, ModelConfig, PromptConfig, SandboxConfig, SearchConfig
 from rstar_trl.data.question import Question
-from rstar_trl.errors import EngineError, RunError
+from rstar_trl.errors import ConfigError, EngineError, RunError
 from rstar_trl.evolution import manifest
 from rstar_trl.evolution.recipe import evaluation_search, load_recipe
 from rstar_trl.evolution.stages import ppm_folder
@@ -37,16 +37,25 @@ class Asked:
     search: SearchConfig
     sandbox: SandboxConfig
     model: ModelConfig
+    engine: EngineConfig = field(default_factory=EngineConfig)
 
 
-def find_model(path: Path, assignments: Sequence[str] = ()) -> Asked:
+def find_model(path: Path | None, assignments: Sequence[str] = ()) -> Asked:
     """Takes a run folder (its newest finished policy), a policy folder inside a run, or any model folder.
 
-    `assignments` (`search.simulations=64`) change the search; raises `RunError` or `EngineError` where there is no
-    model and `ConfigError` for a setting that does not exist.
+    `assignments` (`search.simulations=64`, `engine.kind=vllm`) change the search and the engine; without a path one of
+    them must name the model that answers. Raises `RunError` or `EngineError` where there is no model and `ConfigError`
+    for a setting that does not exist.
     """
-    asked = _find(path)
-    return dataclasses.replace(asked, search=_with_settings(asked.search, assignments))
+    asked = _find(path) if path is not None else _untrained(Path())
+    settings = _with_settings(asked, assignments)
+    if path is None and settings.engine.model is None:
+        raise ConfigError("Say who answers: --model FOLDER, or --engine with --set engine.model=NAME.")
+    return dataclasses.replace(asked, search=settings.search, engine=settings.engine)
+
+
+def _untrained(path: Path) -> Asked:
+    return Asked(path, None, PromptConfig(), SearchConfig(answer="majority"), SandboxConfig(), ModelConfig(str(path)))
 
 
 def _find(path: Path) -> Asked:
@@ -63,16 +72,14 @@ def _find(path: Path) -> Asked:
     run, parent = path.resolve().parent.parent, path.resolve().parent.name
     if (run / "recipe.yaml").exists() and parent.startswith("round-"):
         return _from_run(run, int(parent.removeprefix("round-")))
-    model = ModelConfig(name_or_path=str(path))
-    return Asked(path, None, PromptConfig(), SearchConfig(answer="majority"), SandboxConfig(), model)
+    return _untrained(path)
 
 
 def ask(asked: Asked, database: Path, text: str, seed: int = 0) -> tuple[Tree, Execution | None]:
     """Searches for an answer; returns the tree and the result of its chosen query (None when it chose none)."""
     from rstar_trl.data.schema import introspect
-    from rstar_trl.policy.ppm_scorer import PPMScorer
+    from rstar_trl.policy.engines import open_engine, open_scorer
     from rstar_trl.policy.prompting import Prompter
-    from rstar_trl.policy.transformers_engine import TransformersEngine
     from rstar_trl.search.run import search_questions
     from rstar_trl.sql.sandbox import Sandbox
     from rstar_trl.trajectories.store import read_trees
@@ -80,16 +87,17 @@ def ask(asked: Asked, database: Path, text: str, seed: int = 0) -> tuple[Tree, E
     # A file that is missing, locked or no database is named here, before any model is loaded.
     introspect(database, sample_values=0)
     databases = {database.stem: database}
-    model = asked.model
-    engine = TransformersEngine.load(
-        str(asked.policy), model.dtype, model.trust_remote_code, asked.search.max_step_tokens
-    )
-    with Sandbox(asked.sandbox) as sandbox, tempfile.TemporaryDirectory() as scratch:
+    with (
+        open_engine(asked.engine, asked.model, str(asked.policy), asked.search.max_step_tokens) as engine,
+        open_scorer(asked.engine, asked.model, asked.ppm) as scorer,
+        Sandbox(asked.sandbox) as sandbox,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         out = Path(scratch) / "trees.jsonl"
         search_questions(
             [Question("ask", database.stem, text)],
             engine=engine,
-            scorer=PPMScorer.load(str(asked.ppm), model.dtype, model.trust_remote_code) if asked.ppm else None,
+            scorer=scorer,
             sandbox=sandbox,
             prompter=Prompter(databases, asked.prompt, engine.render),
             databases=databases,
@@ -156,12 +164,12 @@ def _from_run(run: Path, number: int) -> Asked:
     if ppm is None:
         search = dataclasses.replace(search, answer="majority")
     policy = run / f"round-{number}/policy"
-    return Asked(policy, ppm, recipe.prompt, search, recipe.sandbox, recipe.model)
+    return Asked(policy, ppm, recipe.prompt, search, recipe.sandbox, recipe.model, recipe.engine)
 
 
-def _with_settings(search: SearchConfig, assignments: Sequence[str]) -> SearchConfig:
-    document = override(Document("--set", {"search": dataclasses.asdict(search)}, {}), list(assignments))
-    return build(_Settings, document).search
+def _with_settings(asked: Asked, assignments: Sequence[str]) -> _Settings:
+    current = {"search": dataclasses.asdict(asked.search), "engine": dataclasses.asdict(asked.engine)}
+    return build(_Settings, override(Document("--set", current, {}), list(assignments)))
 
 
 @dataclass(frozen=True)
@@ -169,3 +177,4 @@ class _Settings:
     """What can be set when asking."""
 
     search: SearchConfig
+    engine: EngineConfig

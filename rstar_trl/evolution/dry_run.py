@@ -54,6 +54,10 @@ def describe(loaded: LoadedRecipe) -> str:
         how = launch_line(loaded, stage) if stage.launched else "(in the process of `evolve`)"
         lines.append(f"  {stage.name:<16} {how}")
     lines += ["", "Resolved settings:"]
+    engine = recipe.engine
+    if engine.model is not None:
+        lines.append(f"  {engine.model} answers as it stands ({engine.kind}); nothing is trained")
+        return "\n".join([*lines, "", *_baseline_estimate(recipe, data), ""])
     for number in range(1, len(recipe.rounds) + 1):
         settings, search = recipe.rounds[number - 1], round_search(recipe, number)
         lines.append(
@@ -149,6 +153,25 @@ def _estimate(loaded: LoadedRecipe, data: _Size | None) -> list[str]:
         f"  {data.prompt_tokens} tokens a prompt, {STEP_TOKENS} tokens a step, {TRAJECTORY_STEPS} steps an answer,",
         "  and weights kept four times over per model (itself, its checkpoint, two optimizer states);",
         "  `stop_when_solved` is taken to save half of a search, `only: unsolved` to leave a third of the questions.",
+    ]
+
+
+def _baseline_estimate(recipe: Recipe, data: _Size | None) -> list[str]:
+    """Tokens, and money where prices are given: what a server is asked for does not depend on this machine."""
+    if data is None:
+        return ["Estimate: none, the data is not here."]
+    search, config = evaluation_search(recipe), recipe.evaluation
+    greedy = STEP_TOKENS * TRAJECTORY_STEPS
+    searched = _tokens(search) if {"mcts", "majority"} & set(config.methods) else 0
+    generated = data.evaluation * (greedy + searched * len({"mcts", "majority"} & set(config.methods)))
+    # One request expands a node or goes one step down a sample, and reads the whole prompt.
+    requests = data.evaluation * (TRAJECTORY_STEPS + (search.simulations + searched / STEP_TOKENS if searched else 0))
+    read = requests * (data.prompt_tokens + greedy / 2)
+    prices = config.price_per_million_tokens or 0.0, config.price_per_million_prompt_tokens
+    money = (generated * prices[0] + read * prices[1]) / 1e6
+    cost = f", {money:.2f} at the prices given" if any(prices) else "; no price is given"
+    return [
+        f"Estimate (to a factor of three): {generated / 1e6:.2f} M tokens generated, {read / 1e6:.2f} M read{cost}."
     ]
 
 

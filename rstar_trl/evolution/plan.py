@@ -56,6 +56,9 @@ def plan(recipe: Recipe) -> list[Stage]:
     prompt = asdict(recipe.prompt)
     base = ["base"] if recipe.model.from_scratch is not None else []
     add("data", "data", 0, [], data=asdict(recipe.data), sandbox=sandbox, verify=recipe.verify)
+    if recipe.engine.model is not None:
+        _evaluation_stage(recipe, 0, ["data"], sandbox, prompt, add)
+        return found
     if base:
         add("base", "base", 0, ["data"], model={"from_scratch": recipe.model.from_scratch}, prompt=prompt)
     if recipe.pretrain:
@@ -68,25 +71,27 @@ def plan(recipe: Recipe) -> list[Stage]:
             _search_stages(recipe, number, base, sandbox, prompt, add)
         _training_stages(recipe, number, base, add)
         ppm = [f"round-{number}/ppm"] if number else []
-        add(
-            f"round-{number}/eval",
-            "evaluate",
-            number,
-            ["data", f"round-{number}/policy", *ppm],
-            evaluation={
-                **_without(asdict(recipe.evaluation), "search", "rounds"),
-                "methods": _methods(recipe, number),
-            },
-            search=_without(asdict(evaluation_search(recipe)), "trees_in_flight"),
-            sandbox=sandbox,
-            prompt=prompt,
-        )
+        _evaluation_stage(recipe, number, ["data", f"round-{number}/policy", *ppm], sandbox, prompt, add)
     return found
 
 
 def stage_seed(recipe: Recipe, name: str, kind: Kind) -> int:
     """Searches draw from a stream of their own each; everything that trains shares the recipe's seed."""
     return int(digest([recipe.seed, name])[:7], 16) if kind in ("search", "evaluate") else recipe.seed
+
+
+def _evaluation_stage(recipe: Recipe, number: int, depends_on: list[str], sandbox: Any, prompt: Any, add: Any) -> None:
+    add(
+        f"round-{number}/eval",
+        "evaluate",
+        number,
+        depends_on,
+        evaluation={**_without(asdict(recipe.evaluation), "search", "rounds"), "methods": _methods(recipe, number)},
+        search=_without(asdict(evaluation_search(recipe)), "trees_in_flight"),
+        sandbox=sandbox,
+        prompt=prompt,
+        **_engine(recipe),
+    )
 
 
 def _search_stages(recipe: Recipe, number: int, base: list[str], sandbox: Any, prompt: Any, add: Any) -> None:
@@ -103,6 +108,7 @@ def _search_stages(recipe: Recipe, number: int, base: list[str], sandbox: Any, p
         sandbox=sandbox,
         prompt=prompt,
         seed=recipe.seed,
+        **_engine(recipe),
     )
     add(
         f"round-{number}/data",
@@ -142,8 +148,18 @@ def _training_stages(recipe: Recipe, number: int, base: list[str], add: Any) -> 
         )
 
 
+def _engine(recipe: Recipe) -> dict[str, Any]:
+    """What of the engine changes an answer; nothing for the embedded one, whose runs are older than the section."""
+    engine = recipe.engine
+    if engine.kind == "transformers" and engine.model is None:
+        return {}
+    names = ("kind", "model", "tokenizer", "endpoint", "prefill", "token_ids")
+    options = {"options": engine.options} if engine.kind == "openai" else {}
+    return {"engine": {name: getattr(engine, name) for name in names} | options}
+
+
 def _methods(recipe: Recipe, number: int) -> list[str]:
-    last = number == len(recipe.rounds)
+    last = number == len(recipe.rounds) or recipe.engine.model is not None
     return list(recipe.evaluation.methods) if last or recipe.evaluation.rounds == "all" else ["greedy"]
 
 

@@ -191,15 +191,14 @@ def search(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
     share = [q for q in questions if q.id not in finished][processes.rank :: processes.world]
     if share:
         config = round_search(loaded.recipe, stage.round)
-        scorer = _guide(loaded, stage.round) if settings.guide == "ppm" else None
+        guide = _guide(loaded, stage.round) if settings.guide == "ppm" else None
         with (
-            _tools(loaded, data, stage.round - 1, config) as tools,
+            _tools(loaded, data, stage.round - 1, config, guide) as tools,
             Progress(len(share), stage.name, processes.first) as progress,
         ):
             search_questions(
                 share,
                 **tools,
-                scorer=_load_scorer(loaded, scorer),
                 config=config,
                 mode="train",
                 dialect=data.dialect,
@@ -282,17 +281,16 @@ def evaluate(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metric
     data = load_data(loaded.folder / "data")
     recipe = loaded.recipe
     questions = sample(data.eval, recipe.evaluation.questions, recipe.data.seed)
-    scorer = ppm_folder(loaded.folder, stage.round)
+    ppm = ppm_folder(loaded.folder, stage.round)
     config = evaluation_search(recipe)
-    methods = [name for name in stage.config["evaluation"]["methods"] if scorer or name != "best_of_n"]
+    methods = [name for name in stage.config["evaluation"]["methods"] if ppm or name != "best_of_n"]
     with (
-        _tools(loaded, data, stage.round, config) as tools,
+        _tools(loaded, data, stage.round, config, ppm) as tools,
         Progress(len(questions[processes.rank :: processes.world]), stage.name, processes.first) as progress,
     ):
         return measure(
             questions,
             **tools,
-            scorer=_load_scorer(loaded, scorer),
             config=dataclasses.replace(recipe.evaluation, methods=methods),
             search=config,
             seed=stage.seed,
@@ -351,31 +349,29 @@ def release_memory() -> None:
 
 
 @contextlib.contextmanager
-def _tools(loaded: LoadedRecipe, data: RunData, policy_round: int, config: SearchConfig) -> Iterator[dict[str, Any]]:
-    """The engine of a round's policy, with the sandbox and prompts around it."""
+def _tools(
+    loaded: LoadedRecipe, data: RunData, policy_round: int, config: SearchConfig, ppm: Path | None
+) -> Iterator[dict[str, Any]]:
+    """The engine of a round's policy and the scorer of a PPM, with the sandbox and prompts around them."""
+    from rstar_trl.policy.engines import open_engine, open_scorer
     from rstar_trl.policy.prompting import Prompter
-    from rstar_trl.policy.transformers_engine import TransformersEngine
     from rstar_trl.sql.sandbox import Sandbox
 
-    model = loaded.recipe.model
+    how, model = loaded.recipe.engine, loaded.recipe.model
     folder = str(loaded.folder / f"round-{policy_round}/policy")
-    engine = TransformersEngine.load(folder, model.dtype, model.trust_remote_code, config.max_step_tokens)
-    with Sandbox(loaded.recipe.sandbox) as sandbox:
+    with (
+        open_engine(how, model, folder, config.max_step_tokens) as engine,
+        open_scorer(how, model, ppm) as scorer,
+        Sandbox(loaded.recipe.sandbox) as sandbox,
+    ):
         yield {
             "engine": engine,
+            "scorer": scorer,
             "sandbox": sandbox,
             "prompter": Prompter(data.databases, loaded.recipe.prompt, engine.render),
             "databases": data.databases,
         }
     release_memory()
-
-
-def _load_scorer(loaded: LoadedRecipe, folder: Path | None) -> Any:
-    if folder is None:
-        return None
-    from rstar_trl.policy.ppm_scorer import PPMScorer
-
-    return PPMScorer.load(str(folder), loaded.recipe.model.dtype, loaded.recipe.model.trust_remote_code)
 
 
 def _guide(loaded: LoadedRecipe, number: int) -> Path:

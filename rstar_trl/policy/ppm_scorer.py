@@ -14,7 +14,7 @@ import torch
 
 from rstar_trl.errors import EngineError
 from rstar_trl.policy.branches import PADDING, PrefixCache, pad, prefill, require_full_attention
-from rstar_trl.policy.interface import ScoreRequest
+from rstar_trl.policy.interface import Refused, ScoreRequest
 from rstar_trl.policy.tokens import check_path, encode_prompt, encode_step, first_line, load_tokenizer
 
 
@@ -48,12 +48,12 @@ class PPMScorer:
             raise EngineError(f"{path} has {model.config.num_labels} labels; a PPM has exactly one.")
         return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), load_tokenizer(path, trust_remote_code))
 
-    def score(self, requests: list[ScoreRequest]) -> list[float]:
+    def score(self, requests: list[ScoreRequest]) -> list[float | Refused]:
         """Raw scores, one per request, in order."""
         rows: dict[tuple[str, ...], list[int]] = {}
         for index, request in enumerate(requests):
             rows.setdefault((request.prompt, *request.steps[:-1]), []).append(index)
-        scores = [0.0] * len(requests)
+        scores: list[float | Refused] = [0.0] * len(requests)
         keys = sorted(rows, key=len)
         for start in range(0, len(keys), self.rows_per_batch):
             chunk = keys[start : start + self.rows_per_batch]
@@ -68,7 +68,7 @@ class PPMScorer:
         keys: list[tuple[str, ...]],
         groups: list[list[ScoreRequest]],
         indices: list[list[int]],
-        scores: list[float],
+        scores: list[float | Refused],
     ) -> None:
         steps = [[self._encode_step(r.steps[-1], r.final) for r in group] for group in groups]
         pieces = [[self._encode_prompt(key[0]), *(self._encode_step(step, False) for step in key[1:])] for key in keys]

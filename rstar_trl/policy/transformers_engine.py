@@ -17,7 +17,7 @@ import torch
 
 from rstar_trl.errors import EngineError
 from rstar_trl.policy.branches import PADDING, BranchBatch, PrefixCache, prefill, require_full_attention
-from rstar_trl.policy.interface import Candidate, FinishReason, ProposeRequest
+from rstar_trl.policy.interface import Answer, Candidate, FinishReason, ProposeRequest
 from rstar_trl.policy.tokens import (
     DELIMITER,
     check_path,
@@ -62,9 +62,9 @@ class TransformersEngine:
             load_policy(path, dtype, trust_remote_code), load_tokenizer(path, trust_remote_code), max_step_tokens
         )
 
-    def propose(self, requests: list[ProposeRequest]) -> list[list[Candidate]]:
+    def propose(self, requests: list[ProposeRequest]) -> list[Answer]:
         """The candidates of each request, in order. `prompt_tokens` counts the prefix tokens actually computed."""
-        answers: list[list[Candidate]] = [[] for _ in requests]
+        answers: list[Answer] = [[] for _ in requests]
         order = sorted(
             range(len(requests)), key=lambda i: (requests[i].n, requests[i].temperature, len(requests[i].steps))
         )

@@ -1,72 +1,42 @@
 """Expansion: ask the policy, merge what is the same, run what is new, judge what is finished, score the rest.
 
 Guarantees: candidates whose clause is the same AST are one node (their counts add up); a step that does not parse, is
-out of order or does not run is a dead end before any further token is spent on it; an `infra` failure closes a node
-without a reward. Observes the gold result only in `train` mode.
+out of order or does not run is a dead end before any further token is spent on it; a request that the engine refuses
+closes its node, with the reason in `tree.meta["failures"]`; an `infra` failure closes a node without a reward.
+Observes the gold result only in `train` mode.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
-from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from rstar_trl.config import SearchConfig
 from rstar_trl.errors import SqlError
 from rstar_trl.io import digest
-from rstar_trl.policy.interface import Candidate, FinishReason, ProposeRequest, ScoreRequest
-from rstar_trl.search.effects import Effect, RunSql, ScoreSteps, Task
-from rstar_trl.search.tree import Tree
+from rstar_trl.policy.interface import Answer, Candidate, ProposeRequest, Refused, ScoreRequest
+from rstar_trl.search.effects import Part, RunSql, ScoreSteps
+from rstar_trl.search.state import Key, State
 from rstar_trl.sql.compare import result_key, results_equal
 from rstar_trl.sql.execution import Execution, SqlJob
-from rstar_trl.sql.steps import Step, canonical_step, check_order, is_complete, parse_step, partial_sql, sql_from_steps
+from rstar_trl.sql.steps import Step, canonical_step, check_order, is_complete, parse_step, partial_sql
 
-Key = tuple[str, str, FinishReason]
-
-
-@dataclass
-class State:
-    """A tree under search and what is derived from it: children, parsed steps, and which nodes are still open."""
-
-    tree: Tree
-    task: Task
-    config: SearchConfig
-    children: list[list[int]] = field(default_factory=lambda: [[]])
-    steps: list[tuple[Step, ...]] = field(default_factory=lambda: [()])
-    keys: list[dict[Key, int]] = field(default_factory=lambda: [{}])
-    expanded: list[bool] = field(default_factory=lambda: [False])
-    closed: list[bool] = field(default_factory=lambda: [False])
-    asked: int = 0
-
-    def add(self, parent: int, text: str, steps: tuple[Step, ...], **columns: Any) -> int:
-        node = self.tree.add(parent, text, **columns)
-        self.children.append([])
-        self.children[parent].append(node)
-        self.steps.append(steps)
-        self.keys.append({})
-        self.expanded.append(self.tree.terminal[node])
-        self.closed.append(self.tree.terminal[node])
-        return node
+STEP_CACHE = 1 << 16
+"""Step texts whose reading is remembered, over all trees of the process."""
 
 
-def start(task: Task, config: SearchConfig) -> State:
-    """A tree with nothing but its root."""
-    # How many others are in flight is no part of what a tree is.
-    config_digest = digest({name: value for name, value in vars(config).items() if name != "trees_in_flight"})
-    return State(Tree(task.question_id, task.db_id, task.prompt, config_digest, task.seed), task, config)
-
-
-def expand(state: State, node: int, n: int, temperature: float) -> Generator[Effect, Any, list[int]]:
+def expand(state: State, node: int, n: int, temperature: float) -> Part[list[int]]:
     """Asks for `n` next steps after `node` and adds the new ones. Returns the nodes added, open or not."""
     tree, task = state.tree, state.task
-    state.asked += 1
-    seed = int(digest([task.seed, state.asked]), 16)
-    candidates: list[Candidate] = yield ProposeRequest(task.prompt, tree.steps(node), n, temperature, seed)
-    tree.generated_tokens += sum(candidate.tokens for candidate in candidates)
+    state.asked[node] += n
+    state.requests += 1
+    seed = int(digest([task.seed, state.requests]), 16)
+    answer: Answer = yield ProposeRequest(task.prompt, tree.steps(node), n, temperature, seed)
     known = len(tree)
-    for candidate in candidates:
-        _place(state, node, candidate)
+    before = state.steps(node)
+    for candidate in _candidates(state, node, answer, n):
+        _place(state, node, before, candidate)
     _set_priors(state, node)
     added = list(range(known, len(tree)))
     live = [child for child in added if not tree.error[child]]
@@ -80,33 +50,57 @@ def expand(state: State, node: int, n: int, temperature: float) -> Generator[Eff
     return added
 
 
-def _place(state: State, parent: int, candidate: Candidate) -> None:
-    """Adds a candidate as a child, or counts it where the same step is there already."""
+def _candidates(state: State, node: int, answer: Answer, n: int) -> list[Candidate]:
+    """What the policy answered, counted; whatever was wrong with it is noted, and a node without any is closed."""
+    if isinstance(answer, Refused) or not answer:
+        state.note(node, answer.reason if isinstance(answer, Refused) else "the policy gave no candidate")
+        state.closed[node] = True
+        return []
+    if len(answer) < n:
+        state.note(node, f"{len(answer)} of {n} candidates came back")
+    state.tree.prompt_tokens += answer[0].prefix_tokens
+    state.tree.generated_tokens += sum(candidate.tokens for candidate in answer)
+    return answer
+
+
+@lru_cache(STEP_CACHE)
+def _read(text: str, dialect: str) -> tuple[Step, str, str] | str:
+    """A step's text as `(step, kind, normalised clause)`, or what is wrong with it."""
+    try:
+        step = parse_step(text, dialect)
+        return (step, *canonical_step(step, dialect))
+    except SqlError as error:
+        return str(error)
+
+
+def _place(state: State, parent: int, before: list[Step], candidate: Candidate) -> None:
+    """Adds a candidate as a child, or counts it where the same step is there already. `before`: the parent's steps."""
     tree, dialect = state.tree, state.task.dialect
     final = candidate.finish == "eos"
-    try:
-        step = parse_step(candidate.text, dialect)
-        # A step that was cut off may read like a whole one; it must not stand for it, nor the other way round.
-        key: Key = (*canonical_step(step, dialect), candidate.finish)
-    except SqlError as error:
-        key, problem, steps = ("", candidate.text, candidate.finish), str(error), state.steps[parent]
-    else:
-        steps = (*state.steps[parent], step)
-        problem = _problem(steps, candidate, state.config)
-    if key in state.keys[parent]:
-        tree.count[state.keys[parent][key]] += 1
+    read = _read(candidate.text, dialect)
+    # A step that was cut off may read like a whole one; it must not stand for it, nor the other way round.
+    key: Key = ("", candidate.text, candidate.finish) if isinstance(read, str) else (*read[1:], candidate.finish)
+    known = state.keys.setdefault(parent, {})
+    if key in known:
+        tree.count[known[key]] += 1
         return
     columns: dict[str, Any] = {"logprob": candidate.logprob, "terminal": final, "kind": key[0]}
+    if isinstance(read, str):
+        step, problem = None, read
+    else:
+        step = read[0]
+        steps = [*before, step]
+        problem = _problem(steps, candidate, state.config)
     if problem:
         columns |= {"terminal": True, "verdict": "sql_error", "error": problem, "q": -1.0, "visits": 1}
         if state.task.mode == "train":
             columns["reward"] = -1.0
     else:
-        columns["sql"] = (sql_from_steps if final else partial_sql)(steps, dialect)
-    state.keys[parent][key] = state.add(parent, candidate.text, steps, **columns)
+        columns["sql"] = partial_sql(steps, dialect)
+    known[key] = state.add(parent, candidate.text, step, **columns)
 
 
-def _problem(steps: tuple[Step, ...], candidate: Candidate, config: SearchConfig) -> str:
+def _problem(steps: list[Step], candidate: Candidate, config: SearchConfig) -> str:
     if candidate.finish == "length":
         return f"the step is longer than {config.max_step_tokens} tokens"
     try:
@@ -120,12 +114,13 @@ def _problem(steps: tuple[Step, ...], candidate: Candidate, config: SearchConfig
 
 def _set_priors(state: State, node: int) -> None:
     """The policy's probabilities of the children, normalised among them."""
-    tree, children = state.tree, state.children[node]
+    tree, children = state.tree, state.children.get(node)
     if children:
         highest = max(tree.logprob[child] for child in children)
         weights = [math.exp(tree.logprob[child] - highest) for child in children]
+        total = sum(weights)
         for child, weight in zip(children, weights, strict=True):
-            tree.prior[child] = weight / sum(weights)
+            tree.prior[child] = weight / total
 
 
 def _judge(state: State, node: int, execution: Execution) -> None:
@@ -134,7 +129,7 @@ def _judge(state: State, node: int, execution: Execution) -> None:
     empty = state.config.avoid_empty and execution.verdict == "ok" and not execution.rows
     if execution.verdict != "ok" or empty:
         tree.error[node] = "no row is left" if empty else execution.error or execution.verdict
-        tree.terminal[node] = state.closed[node] = state.expanded[node] = True
+        tree.terminal[node] = state.closed[node] = True
         if execution.verdict != "infra":
             tree.q[node], tree.visits[node] = -1.0, 1
             tree.reward[node] = -1.0 if task.mode == "train" else None
@@ -142,12 +137,11 @@ def _judge(state: State, node: int, execution: Execution) -> None:
     if tree.terminal[node]:
         rows = execution.rows or ()
         tree.result[node] = result_key(rows, False)
-        if task.mode == "train":
-            assert task.gold is not None, "train mode needs a gold result"
+        if task.mode == "train" and task.gold is not None:
             tree.reward[node] = 1.0 if results_equal(rows, task.gold.rows, task.gold.ordered) else -1.0
 
 
-def _check(state: State, nodes: list[int]) -> Generator[Effect, Any, None]:
+def _check(state: State, nodes: list[int]) -> Part[None]:
     """Right so far: a query that gives other rows than the gold query on another database was right by accident."""
     tree, checks = state.tree, state.task.checks
     if not nodes or not checks:
@@ -166,14 +160,17 @@ def _check(state: State, nodes: list[int]) -> Generator[Effect, Any, None]:
                 break
 
 
-def _score(state: State, nodes: list[int]) -> Generator[Effect, Any, None]:
+def _score(state: State, nodes: list[int]) -> Part[None]:
     """PPM scores for the nodes that need one: all when it guides the search, finished ones when it only picks."""
     tree, task = state.tree, state.task
-    if state.config.algorithm != "mcts":
+    if state.config.algorithm in ("sample", "greedy"):
         nodes = [node for node in nodes if tree.terminal[node]]
     if not task.use_ppm or not nodes:
         return
     requests = tuple(ScoreRequest(task.prompt, tree.steps(node), tree.terminal[node]) for node in nodes)
-    scores: list[float] = yield ScoreSteps(requests)
+    scores: list[float | Refused] = yield ScoreSteps(requests)
     for node, score in zip(nodes, scores, strict=True):
-        tree.value[node] = score
+        if isinstance(score, Refused):
+            state.note(node, score.reason)
+        else:
+            tree.value[node] = score

@@ -101,7 +101,8 @@ def search_questions(
                 summary.questions, solved=summary.solved, dead_ends=summary.dead_ends, tokens=summary.generated_tokens
             )
 
-    tasks = (_task(question, prompter, databases, mode, seed, dialect, use_ppm) for question in pending)
+    agreement = config.self_consistency is not None
+    tasks = (_task(question, prompter, databases, mode, seed, dialect, use_ppm, agreement) for question in pending)
     started = time.perf_counter()
     run_searches(tasks, config, engine, scorer, sandbox, on_tree)
     summary.seconds = time.perf_counter() - started
@@ -116,8 +117,9 @@ def _task(
     seed: int,
     dialect: str,
     use_ppm: bool,
+    agreement: bool,
 ) -> Task:
-    if mode == "train" and question.gold_result is None:
+    if mode == "train" and question.gold_result is None and not agreement:
         raise DataError(
             f"question {question.id} has no gold result, so it cannot be searched for training; run `data`."
         )

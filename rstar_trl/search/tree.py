@@ -53,10 +53,11 @@ class Tree:
 
     def add(self, parent: int, text: str, **values: Any) -> int:
         """Appends a node below `parent`; columns not given take the root's blank values. Returns its index."""
-        for name, blank in _BLANK.items():
-            getattr(self, name).append(values.get(name, blank))
-        self.parent[-1], self.text[-1] = parent, text
-        return len(self) - 1
+        values["parent"], values["text"] = parent, text
+        columns, given = self.__dict__, values.get
+        for name, blank in _BLANKS:
+            columns[name].append(given(name, blank))
+        return len(self.parent) - 1
 
     def children(self, node: int) -> list[int]:
         """Indices of the node's children, in the order they were added."""
@@ -90,5 +91,6 @@ _BLANK: dict[str, Any] = {
     if column.default_factory is not MISSING and column.name != "meta"
 }
 
+_BLANKS = tuple(_BLANK.items())
 NODE_COLUMNS = tuple(_BLANK)
 """The columns that hold one value per node."""

@@ -5,8 +5,9 @@ SQL does; a worker that hangs is killed (`timeout`); one that dies is replaced; 
 verdict is `infra`, is tried once more before that verdict stands; no text is parsed in this process; workers see an
 empty environment and no descriptor of the parent but their own pipes, and end with the parent. Equal queries of one
 sandbox run once while their result is in the cache, unless their rows may change from run to run. Safe to call from
-several threads (calls take turns). Does not guarantee: fresh answers when a database changes while the sandbox is
-open; isolation against a bug in an engine itself beyond the process boundary and its resource limits. Needs Linux.
+several threads: each call takes workers that are free, and waits only while none is. Does not guarantee: fresh answers
+when a database changes while the sandbox is open; isolation against a bug in an engine itself beyond the process
+boundary and its resource limits. Needs Linux.
 """
 
 from __future__ import annotations
@@ -48,9 +49,10 @@ class Sandbox:
 
     def __init__(self, config: SandboxConfig | None = None) -> None:
         self.config = config or SandboxConfig()
-        self._lock = threading.Lock()
+        self._turn = threading.Condition()
         self._cache = _Cache(CACHE_BYTES)
         self._workers = [_Worker(self.config) for _ in range(self.config.workers)]
+        self._free = list(self._workers)
 
     def __enter__(self) -> Sandbox:
         return self
@@ -59,46 +61,62 @@ class Sandbox:
         self.close()
 
     @property
+    def size(self) -> int:
+        """Workers, and so calls that can run at once."""
+        return self.config.workers
+
+    @property
     def pids(self) -> tuple[int, ...]:
         """Process ids of the workers that stand now."""
         return tuple(worker.process.pid for worker in self._workers)
 
     def close(self) -> None:
-        """Ends the workers. A second call does nothing."""
-        with self._lock:
+        """Ends the workers once their calls are answered. A second call does nothing."""
+        with self._turn:
+            self._turn.wait_for(lambda: len(self._free) == len(self._workers))
             for worker in self._workers:
                 worker.kill()
-            self._workers = []
+            self._workers, self._free = [], []
 
-    def run(self, jobs: Sequence[SqlJob], fresh: bool = False) -> list[Execution]:
+    def run(self, jobs: Sequence[SqlJob], fresh: bool = False, workers: int | None = None) -> list[Execution]:
         """One execution per job, in order. Equal jobs of one call run once; `fresh` looks into no cache (for timing).
 
-        Raises `InfraError` only if closed, or if no worker can be started.
+        The call takes at most so many `workers` (all that are free when None). Raises `InfraError` only if closed, or
+        if no worker can be started.
         """
-        with self._lock:
-            if not self._workers:
-                raise InfraError("The sandbox is closed; open a new one to run queries.")
-            keys = [(absolute(job.database), job.sql, job.probe) for job in jobs]
-            found: dict[Key, Execution] = {}
-            missing: dict[Key, None] = {}
-            for key in keys:
-                hit = None if fresh else self._cache.get(key)
-                if hit is None:
-                    missing[key] = None
-                else:
-                    found[key] = hit
-            if missing:
-                found.update(self._run_missing(list(missing)))
-            return [found[key] for key in keys]
+        keys = [(absolute(job.database), job.sql, job.probe) for job in jobs]
+        found: dict[Key, Execution] = {}
+        missing: dict[Key, None] = {}
+        if not self._workers:
+            raise InfraError("The sandbox is closed; open a new one to run queries.")
+        for key in keys:
+            hit = None if fresh else self._cache.get(key)
+            if hit is None:
+                missing[key] = None
+            else:
+                found[key] = hit
+        if missing:
+            found.update(self._run_missing(list(missing), workers))
+        return [found[key] for key in keys]
 
-    def _run_missing(self, keys: list[Key]) -> dict[Key, Execution]:
+    def _run_missing(self, keys: list[Key], most: int | None) -> dict[Key, Execution]:
+        with self._turn:
+            self._turn.wait_for(lambda: self._free or not self._workers)
+            if not self._workers:
+                raise InfraError("The sandbox was closed while queries waited for it; open a new one.")
+            count = min(len(self._free), len(keys), most or len(self._free))
+            workers = [self._free.pop() for _ in range(count)]
         try:
-            return _Dispatch(self._workers, self.config, self._cache, keys).run()
+            return _Dispatch(workers, self.config, self._cache, keys).run()
         except BaseException:
             # An interrupt leaves answers in the pipes that would be taken for those of the next call.
-            for worker in self._workers:
+            for worker in workers:
                 worker.restart()
             raise
+        finally:
+            with self._turn:
+                self._free += workers
+                self._turn.notify_all()
 
 
 class _Cache:
@@ -107,24 +125,27 @@ class _Cache:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.used = 0
+        self.lock = threading.Lock()
         self.entries: OrderedDict[Key, tuple[Execution, int]] = OrderedDict()
 
     def get(self, key: Key) -> Execution | None:
-        entry = self.entries.get(key)
-        if entry is None:
-            return None
-        self.entries.move_to_end(key)
-        return entry[0]
+        with self.lock:
+            entry = self.entries.get(key)
+            if entry is None:
+                return None
+            self.entries.move_to_end(key)
+            return entry[0]
 
     def put(self, key: Key, execution: Execution, size: int) -> None:
         # One huge result must not drive out thousands of small ones.
         if execution.verdict not in CACHED_VERDICTS or execution.unstable or size > self.budget // 64:
             return
         size += len(key[0]) + len(key[1]) + 200
-        self.used += size - self.entries.get(key, (execution, 0))[1]
-        self.entries[key] = (execution, size)
-        while self.used > self.budget:
-            self.used -= self.entries.popitem(last=False)[1][1]
+        with self.lock:
+            self.used += size - self.entries.get(key, (execution, 0))[1]
+            self.entries[key] = (execution, size)
+            while self.used > self.budget:
+                self.used -= self.entries.popitem(last=False)[1][1]
 
 
 class _Worker:

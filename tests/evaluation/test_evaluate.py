@@ -149,12 +149,13 @@ def test_measures_by_hand(small_database: Path, shared_sandbox: Sandbox) -> None
 
 
 def test_costs_by_hand() -> None:
-    trees = [Tree("q", "d", "p", generated_tokens=100, seconds=float(i)) for i in range(1, 21)]
-    assert cost(trees, 10.0, price=3.0) == {
+    trees = [Tree("q", "d", "p", generated_tokens=100, prompt_tokens=700, seconds=float(i)) for i in range(1, 21)]
+    assert cost(trees, 10.0, price=3.0, prompt_price=1.0) == {
         "tokens_per_question": 100.0,
+        "prompt_tokens_per_question": 700.0,
         "seconds_per_question": 0.5,
         "latency_median": 10.5,
         "latency_p95": 19.0,
-        "price_per_question": pytest.approx(0.0003),
+        "price_per_question": pytest.approx(0.001),
     }
     assert cost([], 0.0, None)["tokens_per_question"] == 0

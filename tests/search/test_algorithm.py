@@ -10,9 +10,10 @@ import pytest
 
 from rstar_trl.config import SearchConfig
 from rstar_trl.data.question import GoldResult
-from rstar_trl.search.algorithm import backup, score
-from rstar_trl.search.expand import start
+from rstar_trl.search.mcts import score
+from rstar_trl.search.state import start
 from rstar_trl.search.tree import Tree
+from rstar_trl.search.values import backup
 from rstar_trl.sql.sandbox import Sandbox
 from tests.scripted import (
     Script,
@@ -113,7 +114,7 @@ def test_selection_rules_are_the_published_ones(small_database: Path) -> None:
     def scores(**settings: Any) -> tuple[float, float]:
         state = start(make_task(small_database), SearchConfig(**settings))
         for visits, q in ((3, 0.5), (0, 0.0)):
-            node = state.add(0, "FROM singer", (), prior=0.25, visits=visits, q=q)
+            node = state.add(0, "FROM singer", None, prior=0.25, visits=visits, q=q)
         state.tree.visits[0], state.tree.q[0] = 9, 0.1
         return score(state, 0, node - 1), score(state, 0, node)
 

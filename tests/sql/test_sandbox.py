@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,18 @@ def test_answers_come_in_order_with_columns_and_values(sandbox: Sandbox, databas
     assert [e.rows for e in executions] == [((i, f"name {i}", None, 0.5, b"\x00\xff"),) for i in range(100)]
     assert {e.verdict for e in executions} == {"ok"}
     assert executions[0].columns == ("n", "b", "NULL", "0.5", "x'00ff'")
+
+
+def test_two_calls_run_beside_each_other_and_one_call_takes_all_that_is_free(database: str) -> None:
+    with Sandbox(SandboxConfig(workers=2, timeout=1.5)) as pool:
+        pool.run([SqlJob(database, f"SELECT {number}") for number in range(64)])
+        with ThreadPoolExecutor(1) as threads:
+            started = time.monotonic()
+            slow = threads.submit(pool.run, [SqlJob(database, ENDLESS)])
+            time.sleep(0.1)
+            assert pool.run([SqlJob(database, "SELECT 100 + 1")])[0].rows == ((101,),)
+            assert time.monotonic() - started < 1.0 and not slow.done()
+            assert slow.result()[0].verdict == "timeout"
 
 
 def test_several_workers_give_the_same_answers_as_one(database: str) -> None:

@@ -1,0 +1,258 @@
+"""An engine over HTTP: any server that speaks OpenAI's completions or chat completions (vLLM, SGLang, llama.cpp,
+`transformers serve`, hosted APIs).
+
+Guarantees: at most `concurrency` requests are open at once; `n` candidates come back or were asked for again;
+timeouts, 429 and 5xx are retried with growing pauses, or as long as `Retry-After` says; what goes wrong for one
+request alone is its `Refused`. `EngineError` (the run stops, finished trees are on disk) when no server answers, the
+key is not taken, the model is not there, the rate limit holds, or nothing but failures comes back. The API key is read
+from the environment and is in no message.
+Does not guarantee the same answer for the same seed: that is the server's to keep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import openai
+
+from rstar_trl.config import EngineConfig
+from rstar_trl.errors import EngineError
+from rstar_trl.policy.interface import Answer, ProposeRequest, Refused
+from rstar_trl.policy.loop import LoopEngine
+from rstar_trl.policy.openai_format import (
+    PATHS,
+    SEEDS,
+    Choice,
+    MalformedReply,
+    Reply,
+    chat_body,
+    completion_body,
+    finish_of,
+    read_reply,
+    to_candidates,
+    with_options,
+)
+from rstar_trl.policy.tokens import DELIMITER, encode_prompt, encode_step, first_line, plain, renderer
+
+ATTEMPTS = 3
+"""Times a request is sent before fewer candidates than asked for, or none, are accepted."""
+
+HOPELESS = 8
+"""Failures with no success in between after which the engine is taken to be gone."""
+
+GO_ON = "then give the same command again: finished work is kept"
+
+PROBE = ProposeRequest("Hello\n", (), 1, 1.0, 0)
+
+
+class _Declined(Exception):
+    """This request failed for good; the text is its reason."""
+
+
+class _Down(Exception):
+    """No connection to this server; the text says why."""
+
+
+class OpenAIEngine(LoopEngine):
+    """Implements `rstar_trl.policy.interface.ConcurrentEngine` over one or more servers of one model."""
+
+    def __init__(self, config: EngineConfig, model: str, max_step_tokens: int, tokenizer: Any = None):
+        """`model`: the name it is served under; `tokenizer` renders prompts, which are plain text without one."""
+        super().__init__(config.concurrency)
+        self.config, self.model, self.max_step_tokens = config, model, max_step_tokens
+        self._tokenizer = tokenizer
+        self._render = renderer(tokenizer) if tokenizer is not None else plain
+        self._key = os.environ.get(config.api_key_env)
+        self._clients = {
+            url: openai.AsyncOpenAI(
+                base_url=url, api_key=self._key or "none", timeout=config.timeout, max_retries=config.retries
+            )
+            for url in config.urls
+        }
+        self._slots = asyncio.Semaphore(config.concurrency)
+        self._homes: dict[int, int] = {}
+        self._down: dict[str, str] = {}
+        self._failures = 0
+        self._ignores_n = False
+        self._tells_ends: bool | None = None
+        if tokenizer is not None:
+            self._encode_prompt = lru_cache(4096)(lambda text: encode_prompt(tokenizer, text))
+            self._encode_step = lru_cache(65536)(lambda text: encode_step(tokenizer, text, final=False))
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """The prompt by the tokenizer's chat template where there is one, else the messages' plain contents."""
+        return self._render(messages)
+
+    def check(self) -> None:
+        """Asks every server for one token, with all the fields of a real request.
+
+        So a model, a key or a field that a server does not take is an `EngineError` before a question is spent on it.
+        """
+        self.wait_for(self._check())
+
+    def close(self) -> None:
+        """Closes connections too."""
+        for client in self._clients.values():
+            self.wait_for(client.close())
+        super().close()
+
+    async def _check(self) -> None:
+        body = with_options(self._body(PROBE, 0, 1, stopped=True) | {"max_tokens": 1}, self.config.options)
+        for url in self.config.urls:
+            try:
+                read_reply(await self._send(url, body), self.config.endpoint, stopped=True)
+            except _Down as error:
+                self._down[url] = str(error)
+            except (_Declined, MalformedReply) as error:
+                raise EngineError(f"{url} cannot be used: {error}; mend `engine`.") from error
+        if len(self._down) == len(self.config.urls):
+            raise self._all_down()
+
+    async def answer(self, request: ProposeRequest) -> Answer:
+        """See `LoopEngine.answer`."""
+        try:
+            stopped = self._tells_ends is not False
+            choices, prompt_tokens = await self._sample(request, stopped)
+            if stopped and self._tells_ends is None and not self._learn_ends(choices):
+                stopped = False
+                choices, prompt_tokens = await self._sample(request, stopped)
+        except _Declined as error:
+            return Refused(str(error))
+        return list(to_candidates(choices, stopped, prompt_tokens))
+
+    def _learn_ends(self, choices: list[Choice]) -> bool:
+        """Whether the server tells a step's end from the trajectory's.
+
+        Where it does not, steps are generated to the token limit and cut here, which costs tokens but is never wrong.
+        """
+        ends = [finish_of(choice, stopped=True) for choice in choices if choice.finish != "length"]
+        if ends:
+            self._tells_ends = None not in ends
+        return self._tells_ends is not False
+
+    async def _sample(self, request: ProposeRequest, stopped: bool) -> tuple[list[Choice], int]:
+        """Choices with the prompt tokens read for them; `_Declined` when there are none."""
+        choices: list[Choice] = []
+        prompt_tokens = 0
+        problem = "the server returned no candidate"
+        for _ in range(ATTEMPTS):
+            done = len(choices)
+            shares = [(i, 1) for i in range(done, request.n)] if self._ignores_n else [(done, request.n - done)]
+            asked = [self._ask(request, first, size, stopped) for first, size in shares]
+            final = False
+            for reply in await asyncio.gather(*asked, return_exceptions=True):
+                if isinstance(reply, Reply):
+                    choices += reply.choices
+                    prompt_tokens += reply.prompt_tokens
+                elif isinstance(reply, _Declined | MalformedReply):
+                    problem, final = str(reply), final or isinstance(reply, _Declined)
+                else:
+                    raise reply
+            if final or len(choices) >= request.n:
+                break
+        if not choices:
+            raise _Declined(problem)
+        return choices[: request.n], prompt_tokens
+
+    async def _ask(self, request: ProposeRequest, first: int, size: int, stopped: bool) -> Reply:
+        """Asks for candidates `first` to `first + size` of a request; each has a seed of its own."""
+        body = with_options(self._body(request, first, size, stopped), self.config.options)
+        async with self._slots:
+            data = await self._post(request.prompt, body)
+        try:
+            reply = read_reply(data, self.config.endpoint, stopped)
+        except MalformedReply as error:
+            reason = f"the server's answer is malformed: {error}"
+            self._failed(reason)
+            raise MalformedReply(reason) from error
+        self._failures = 0
+        self._ignores_n |= size > 1 and len(reply.choices) == 1
+        return reply
+
+    def _body(self, request: ProposeRequest, first: int, size: int, stopped: bool) -> dict[str, Any]:
+        if self.config.endpoint == "chat":
+            body = chat_body(request, self.config.prefill)
+        else:
+            body = completion_body(request, self._ids(request))
+        return body | {
+            "model": self.model,
+            "n": size,
+            "max_tokens": self.max_step_tokens,
+            "temperature": request.temperature,
+            "seed": (request.seed + first) % SEEDS,
+            "stop": [DELIMITER] if stopped else None,
+        }
+
+    def _ids(self, request: ProposeRequest) -> list[int] | None:
+        if self._tokenizer is None or not self.config.token_ids:
+            return None
+        ids = list(self._encode_prompt(request.prompt))
+        for step in request.steps:
+            ids += self._encode_step(step)
+        return ids
+
+    async def _post(self, prompt: str, body: dict[str, Any]) -> Any:
+        """The decoded answer of the prompt's own server, or of the next one that is up."""
+        for url in self._servers(prompt):
+            try:
+                return await self._send(url, body)
+            except _Down as error:
+                self._down[url] = str(error)
+        raise self._all_down()
+
+    async def _send(self, url: str, body: dict[str, Any]) -> Any:
+        try:
+            return await self._clients[url].post(PATHS[self.config.endpoint], cast_to=object, body=body)
+        except openai.APITimeoutError as error:
+            reason = f"the server did not answer within {self.config.timeout:g} s, {self.config.retries} retries"
+            raise self._failed(reason) from error
+        except openai.APIConnectionError as error:
+            raise _Down(first_line(error.__cause__ or error)) from error
+        except openai.APIStatusError as error:
+            raise self._refusal(url, error) from error
+        except ValueError as error:
+            reason = "the server's answer is malformed: it is not JSON"
+            self._failed(reason)
+            raise MalformedReply(reason) from error
+
+    def _all_down(self) -> EngineError:
+        reasons = "; ".join(f"{url}: {reason}" for url, reason in self._down.items())
+        return EngineError(f"No server answers ({reasons}); start it or mend `engine.urls`, {GO_ON}.")
+
+    def _servers(self, prompt: str) -> Iterator[str]:
+        """All servers that are up, the prompt's own first: a question stays with the server that has its prefix."""
+        urls = self.config.urls
+        home = self._homes.setdefault(hash(prompt), len(self._homes) % len(urls))
+        return (url for url in [*urls[home:], *urls[:home]] if url not in self._down)
+
+    def _refusal(self, url: str, error: openai.APIStatusError) -> Exception:
+        said = self._said(error)
+        if error.status_code in (401, 403):
+            given = "does not take the key" if self._key else "wants a key, and there is none"
+            return EngineError(f"{url} {given} in the environment variable {self.config.api_key_env}; set it.")
+        if error.status_code == 404:
+            return EngineError(
+                f"{url} has no {self.config.endpoint} of the model {self.model} ({said}); mend `engine`."
+            )
+        if error.status_code == 429:
+            return EngineError(f"{url} takes no more requests ({said}); lower `engine.concurrency`, {GO_ON}.")
+        reason = f"the server answered {error.status_code}: {said}"
+        return _Declined(reason) if error.status_code < 500 else self._failed(reason)
+
+    def _failed(self, reason: str) -> _Declined:
+        """Counts a fault of the server: one request's, or the engine's once there have been too many in a row."""
+        self._failures += 1
+        if self._failures >= HOPELESS:
+            raise EngineError(f"{self._failures} requests in a row failed (last: {reason}); mend that, {GO_ON}.")
+        return _Declined(reason)
+
+    def _said(self, error: openai.APIStatusError) -> str:
+        """A server's own words, on one line, without the key."""
+        body = error.body
+        words = (body.get("message") or body.get("detail") if isinstance(body, dict) else body) or error.message
+        words = " ".join(str(words).split())[:300]
+        return words.replace(self._key, "***") if self._key else words

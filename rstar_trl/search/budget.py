@@ -1,0 +1,41 @@
+"""When a search ends before its simulations are over: its budget is spent, or its answer is settled.
+
+Guarantees: with `settled: 1.0` the answer chosen by majority (or by weighted majority, since a weight only takes away
+from a trajectory's probability) is the one that searching on without end would choose. The argument: trajectories are
+distinct texts, so their probabilities under the policy sum to one at most; those not seen yet cannot weigh more than
+what is left. Does not hold for `answer: ppm`, where the next trajectory may always score higher: there nothing is ever
+settled. `max_seconds` is the one rule that looks at a clock, so trees under it depend on the machine.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+from rstar_trl.search.state import State
+
+
+def spent(state: State) -> bool:
+    """No further steps may be asked for: the tokens or the seconds of the question are spent."""
+    config = state.config
+    if config.max_tokens is not None and state.tree.generated_tokens >= config.max_tokens:
+        return True
+    return config.max_seconds is not None and time.monotonic() - state.started >= config.max_seconds
+
+
+def enough(state: State) -> bool:
+    """No further simulation need be begun."""
+    config = state.config
+    if state.closed[0] or spent(state):
+        return True
+    if state.task.mode == "train":
+        return state.solved >= (config.stop_when_solved or math.inf)
+    return config.settled is not None and settled(state, 1.0 - state.seen, config.settled)
+
+
+def settled(state: State, unseen: float, margin: float) -> bool:
+    """Whether the leading result is ahead of the next by more than `margin` times the weight still unseen."""
+    if state.config.answer == "ppm" or not state.votes:
+        return False
+    first, second, *_ = [*sorted(state.votes.values(), reverse=True), 0.0]
+    return first - second > margin * max(0.0, unseen)
