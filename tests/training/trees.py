@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from rstar_trl.policy.from_scratch import model_config
-from rstar_trl.training.packing import check_attention
+from rstar_trl.training.packing import attention_mask, check_attention
 from rstar_trl.training.ppm_trees import Settings, TreeCollator, pack_questions, tree_loss
 from rstar_trl.training.step_scores import forward_scores
 
@@ -195,9 +195,11 @@ def separate_loss(model: Any, rows: list[dict[str, Any]], weighted: bool = False
 
 
 def collated_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """The mean loss of a collator's batch."""
-    given = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask")}
-    logits, targets = model(**given, use_cache=False).logits.flatten(0, 1), batch["shift_labels"].flatten()
+    """The mean loss of a collator's batch, for either trainer."""
+    mask = attention_mask(batch["last"], "sdpa") if "last" in batch else batch["attention_mask"]
+    given = {name: batch[name] for name in ("input_ids", "position_ids")}
+    logits = model(**given, attention_mask=mask, use_cache=False).logits.flatten(0, 1)
+    targets = batch.get("targets", batch["shift_labels"]).flatten()
     loss = torch.nn.functional.cross_entropy(logits, targets, ignore_index=-100, reduction="none")
     weights = batch["loss_weights"].flatten() if "loss_weights" in batch else torch.ones(())
-    return (weights * loss).sum() / (targets != -100).sum()
+    return (weights * loss).sum() / (batch["shift_labels"] != -100).sum()
