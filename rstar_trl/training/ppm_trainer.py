@@ -23,6 +23,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from rstar_trl.errors import ConfigError, DataError, EngineError
 from rstar_trl.policy.tokens import DELIMITER, encode_prompt, encode_step
+from rstar_trl.training.block_attention import use_blocks
 from rstar_trl.training.card import PAPER, write_card
 from rstar_trl.training.packing import check_attention
 from rstar_trl.training.ppm_card import ppm_sections
@@ -97,6 +98,7 @@ class PPMTrainer(RewardTrainer):
                 raise ConfigError("`mode: tree` packs questions by a collator of its own; give no `data_collator`.")
             config = classifier(self.model).config
             self._attention = check_attention(config)
+            use_blocks(self.model, self.accelerator.device)
             self._tallies = {"train": Tally(), "eval": Tally()}
             budget = self.args.row_tokens if self._attention == "flex_attention" else None
             # A dense mask costs the square of a row, so rows are then only as long as the longest tree.

@@ -16,6 +16,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from rstar_trl.errors import ConfigError, DataError
+from rstar_trl.training.block_attention import use_blocks
 from rstar_trl.training.card import PAPER, write_card
 from rstar_trl.training.collator import MCTSDataCollator
 from rstar_trl.training.packing import attention_mask
@@ -80,6 +81,7 @@ class TreeSFTTrainer(SFTTrainer):
     _tag_names = ["trl", "rstar-trl", "sft"]
     _paper = PAPER
     args: SFTConfig
+    model: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -94,6 +96,7 @@ class TreeSFTTrainer(SFTTrainer):
                 raise ConfigError(f"TreeSFTTrainer weighs tokens; set `loss_type: nll`, not {options.loss_type}.")
             self.data_collator.tree_trainer = True
             self._attention = self.data_collator.attention
+            use_blocks(self.model, self.accelerator.device)
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *others: Any, **named: Any) -> Any:
         if not isinstance(args, TreeSFTConfig) or args.mode != "tree":

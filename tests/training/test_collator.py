@@ -193,8 +193,8 @@ def test_accumulation_changes_nothing(tiny_model_dir: str, tmp_path: Path, train
     assert_same_weights(trained(tiny_model_dir, tmp_path, True, trainer, **parts), expected)
 
 
-@pytest.mark.parametrize("dora", [False, True])
-def test_adapters_learn_the_same(tiny_model_dir: str, tmp_path: Path, dora: bool) -> None:
+@pytest.mark.parametrize(("dora", "trainer"), [(False, SFTTrainer), (True, SFTTrainer), (True, TreeSFTTrainer)])
+def test_adapters_learn_the_same(tiny_model_dir: str, tmp_path: Path, dora: bool, trainer: Any) -> None:
     from peft import LoraConfig
 
     def lora() -> LoraConfig:
@@ -203,7 +203,8 @@ def test_adapters_learn_the_same(tiny_model_dir: str, tmp_path: Path, dora: bool
     options = {"learning_rate": 1.0}
     torch.manual_seed(0)
     expected = trained(tiny_model_dir, tmp_path, False, per_device_train_batch_size=12, peft_config=lora(), **options)
-    found = trained(tiny_model_dir, tmp_path, True, per_device_train_batch_size=4, peft_config=lora(), **options)
+    whole = {"per_device_train_batch_size": 4, "peft_config": lora(), **options}
+    found = trained(tiny_model_dir, tmp_path, True, trainer, **whole)
     assert_same_weights(found, expected)
 
 

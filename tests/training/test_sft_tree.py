@@ -67,10 +67,11 @@ def test_tree_mode_trains_the_policy_that_rows_train(
 
 
 def make(model_dir: str, folder: Path, rows: Any = ROWS, **options: Any) -> TreeSFTTrainer:
-    collator = options.pop("data_collator", None)
+    collator, tokenizer = options.pop("data_collator", None), AutoTokenizer.from_pretrained(model_dir)
+    if options.pop("pad_with_eos", False):
+        tokenizer.pad_token = tokenizer.eos_token
     args = TreeSFTConfig(output_dir=str(folder), **{**WHOLE, "mode": "tree", **options})
     dataset = Dataset.from_list(rows) if isinstance(rows, list) else rows
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
     return TreeSFTTrainer(model_dir, args, collator, dataset, processing_class=tokenizer)
 
 
@@ -105,6 +106,25 @@ def test_a_row_without_a_weight_weighs_one(tiny_model_dir: str, tmp_path: Path) 
     weights = [each for group in make(tiny_model_dir, tmp_path, rows).train_dataset["weight"] for each in group]
     given = [1.0, *(row["weight"] for row in ROWS[1:])]
     assert weights == pytest.approx([weight * len(given) / sum(given) for weight in given])
+
+
+def test_padding_with_eos_changes_nothing(tiny_model_dir: str, tmp_path: Path) -> None:
+    """Padding of packed rows carries no label, whatever token it is."""
+    losses = []
+    for pad_with_eos in (False, True):
+        trainer = make(tiny_model_dir, tmp_path, pad_with_eos=pad_with_eos, per_device_train_batch_size=2)
+        losses.append(trainer.train().training_loss)
+    assert losses[0] == losses[1]
+
+
+def test_training_continues_from_a_checkpoint(tiny_model_dir: str, tmp_path: Path) -> None:
+    few = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 2}
+    make(tiny_model_dir, tmp_path / "whole", **few).train()
+    resumed = make(tiny_model_dir, tmp_path / "resumed", **few)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-2"))
+    expected, found = (load_file(tmp_path / name / "checkpoint-4/model.safetensors") for name in ("whole", "resumed"))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
