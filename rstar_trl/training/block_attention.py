@@ -48,10 +48,10 @@ def block_attention(
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
-def use_blocks(model: torch.nn.Module, device: torch.device) -> None:
+def use_blocks(model: Any, device: torch.device) -> None:
     """Makes a model that was loaded with `sdpa` compute attention in blocks from now on, when it trains on a CPU."""
     for part in model.modules():
-        config = getattr(part, "config", None)
+        config: Any = getattr(part, "config", None)
         if device.type == "cpu" and getattr(config, "_attn_implementation", None) == "sdpa":
             config._attn_implementation = NAME
 
