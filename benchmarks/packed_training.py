@@ -1,14 +1,19 @@
 """Training on packed trees against TRL's own trainers: wall clock, memory, loss. One command, Markdown tables.
 
-    python benchmarks/packed_training.py --parts ppm sft growth --sizes 7M 50M --prompts 300 600 1200
+    python benchmarks/packed_training.py --parts ppm --sizes 7M --prompts 300 600 1200 --json measured.jsonl
 
 `ppm`: `RewardTrainer` and `PPMTrainer` in tree mode on the same pairs (24 sibling pairs a question), for the same
-epoch with the same optimizer steps. `sft`: `SFTTrainer` with padding, length grouping and packing, and with
-`MCTSDataCollator`, on the same trajectories. `growth`: one forward and backward pass as a row grows, and as trees
-share a batch; `--plot FILE` draws it. Every measurement is a process of its own: seconds are those of the whole
-`train()`, memory is the process's peak above its peak just before `train()` (on a GPU, the allocator's peak above it).
-Rows come in the data's order, so first and last losses can be compared. On a GPU: `--device cuda --sizes 0.5B`, with
-`--attention sdpa flex_attention` for `growth`. A quick look: `--questions 2 --sizes 7M --prompts 300`.
+epoch with the same optimizer steps. `sft`: TRL's `SFTTrainer` with padding, length grouping and packing, the same with
+`MCTSDataCollator`, and `TreeSFTTrainer` without and with length grouping, on the same trajectories. `growth`: one
+forward and backward pass as a row grows, and as trees share a batch; `--plot FILE` draws it.
+
+Every measurement is a process of its own: seconds are those of the whole `train()`, memory is the process's peak above
+its peak just before `train()` (on a GPU, the allocator's peak above it). Rows come in the data's order unless they are
+grouped or packed, so first and last losses can be compared. With `--json FILE` a measurement that the file has is not
+repeated, so tables can be made part by part and resumed.
+
+On a GPU: `--device cuda --sizes 0.5B`, with `--attention sdpa flex_attention` for `growth`. A quick look:
+`--questions 2 --sizes 7M --prompts 300`.
 """
 
 from __future__ import annotations
@@ -50,7 +55,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of every measurement")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="on cuda models train in bf16")
     parser.add_argument("--plot", type=Path, help="write the growth curves to this file (needs matplotlib)")
-    parser.add_argument("--json", type=Path, help="append every measurement to this file")
+    parser.add_argument("--json", type=Path, help="keep measurements in this file, and use those it has")
+    parser.add_argument("--repeats", type=int, default=1, help="take the fastest of so many runs of a measurement")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -85,7 +91,7 @@ def sft_table(arguments: argparse.Namespace) -> None:
         for prompt in arguments.prompts:
             for count in arguments.trajectories:
                 common = {"part": "sft", "size": size, "prompt": prompt, "questions": arguments.questions}
-                settings = ("padding", "length-grouped", "packing", "tree, each", "tree, once")
+                settings = ("padding", "length-grouped", "packing", "collator", "tree", "tree, length-grouped")
                 found = [run(arguments, {**common, "count": count, "trainer": each}) for each in settings]
                 best = min(each["seconds"] for each in found[:3])
                 for each in found:
@@ -144,15 +150,25 @@ def plot(curves: dict[str, list[Spec]], path: Path) -> None:
 def run(arguments: argparse.Namespace, spec: Spec) -> Spec:
     """One measurement in a process of its own."""
     spec = {**spec, "threads": arguments.threads, "device": arguments.device}
-    command = [sys.executable, __file__, "--one", json.dumps(spec)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"the measurement {spec} failed:\n{done.stderr[-3000:]}")
-    found = {**spec, **json.loads(done.stdout.splitlines()[-1])}
-    if arguments.json:
-        with open(arguments.json, "a") as file:
-            file.write(json.dumps(found) + "\n")
-    return found
+    known = read(arguments.json)
+    found = [each for each in known if spec.items() <= each.items()][: arguments.repeats]
+    for _ in range(arguments.repeats - len(found)):
+        command = [sys.executable, __file__, "--one", json.dumps(spec)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"the measurement {spec} failed:\n{done.stderr[-3000:]}")
+        found.append({**spec, **json.loads(done.stdout.splitlines()[-1])})
+        if arguments.json:
+            with open(arguments.json, "a") as file:
+                file.write(json.dumps(found[-1]) + "\n")
+    return min(found, key=lambda each: each["seconds"])
+
+
+def read(path: Path | None) -> list[Spec]:
+    """The measurements a file has."""
+    if path is None or not path.exists():
+        return []
+    return [json.loads(text) for text in path.read_text().splitlines()]
 
 
 # --- one measurement -------------------------------------------------------------------------------------------------
@@ -196,40 +212,43 @@ def measure_sft(spec: Spec, folder: Path) -> Spec:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from rstar_trl import MCTSDataCollator
+    from rstar_trl import MCTSDataCollator, TreeSFTConfig, TreeSFTTrainer
 
     setting, count = spec["trainer"], spec["count"]
     questions = [question_trajectories(number, spec["prompt"], count) for number in range(spec["questions"])]
-    options: Spec = {"per_device_train_batch_size": 8, "max_length": 4096}
-    if setting == "length-grouped":
+    options: Spec = {**common(spec, folder), "per_device_train_batch_size": 8, "max_length": 4096}
+    if "length-grouped" in setting:
         options["train_sampling_strategy"] = "group_by_length"
-    if setting == "packing":
-        # As many rows a step as eight trajectories fill, or the step would hold more of them than the others' steps.
-        longest = max(len(ids) for question in questions for ids in question["input_ids"])
-        options |= {"packing": True, "max_length": 8 * longest, "per_device_train_batch_size": 1}
-    if setting.startswith("tree"):
-        prepared = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
-        options |= {"per_device_train_batch_size": max(8 // count, 1), **prepared}
-    args = SFTConfig(**{**common(spec, folder), **options})
-    policy, collator = model(spec, "CausalLM"), None
-    dataset = Dataset.from_list(questions)
-    if setting.startswith("tree"):
-        collator = MCTSDataCollator.for_trainer(policy, args, shared_steps=setting.split(", ")[1])
-    else:
+    policy = model(spec, "CausalLM")
+    if setting in ("padding", "length-grouped", "packing"):
+        if setting == "packing":
+            # As many rows a step as eight trajectories fill, or a step would hold more of them than the others' do.
+            longest = max(len(ids) for question in questions for ids in question["input_ids"])
+            options |= {"packing": True, "max_length": 8 * longest, "per_device_train_batch_size": 1}
         pairs = [zip(each["input_ids"], each["labels"], strict=True) for each in questions]
         dataset = Dataset.from_list([{"input_ids": i, "labels": t} for each in pairs for i, t in each])
-    return timed(spec, SFTTrainer(policy, args, collator, dataset, processing_class=words()))
+        return timed(spec, SFTTrainer(policy, SFTConfig(**options), None, dataset, processing_class=words()))
+    options["per_device_train_batch_size"] = max(8 // count, 1)
+    dataset = Dataset.from_list(questions)
+    if setting == "collator":
+        args = SFTConfig(**options, dataset_kwargs={"skip_prepare_dataset": True})
+        collator = MCTSDataCollator.for_trainer(policy, args)
+        return timed(spec, SFTTrainer(policy, args, collator, dataset, processing_class=words()))
+    args = TreeSFTConfig(**options, mode="tree")
+    return timed(spec, TreeSFTTrainer(policy, args, None, dataset, processing_class=words()))
 
 
 def measure_growth(spec: Spec, folder: Path) -> Spec:
     """The best of three forward and backward passes over rows of one tree each."""
     import torch
 
+    from rstar_trl.training.block_attention import use_blocks
     from rstar_trl.training.packing import attention_mask, fill_rows, lay_out
 
     trees = [grown_tree(number, spec["length"]) for number in range(spec["trees"])]
     rows = fill_rows([piece for tree in trees for piece in lay_out(tree).pieces])
     policy = model(spec, "CausalLM", spec["attention"]).to(spec["device"])
+    use_blocks(policy, policy.device)  # as the trainers do on a CPU
     tokens, positions, last = (
         torch.as_tensor(each, device=spec["device"]) for each in (rows.tokens, rows.positions, rows.last)
     )
@@ -343,7 +362,8 @@ def question_trajectories(number: int, prompt: int, count: int) -> Spec:
     opening = tokens(source, STEP_TOKENS)
     steps = [opening + tokens(source, source.randint(3, 6) * STEP_TOKENS) + [1] for _ in range(count)]
     labels = [[-100] * len(first) + step for step in steps]
-    return {"input_ids": [first + step for step in steps], "labels": labels}
+    packed = len(first) + len(opening) + sum(len(step) - len(opening) for step in steps)
+    return {"input_ids": [first + step for step in steps], "labels": labels, "length": packed}
 
 
 def grown_tree(number: int, length: int) -> list[list[int]]:

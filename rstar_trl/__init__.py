@@ -20,9 +20,10 @@ _PUBLIC = {
     "TransformersEngine": "rstar_trl.policy.transformers_engine",
     "score_steps": "rstar_trl.training.step_scores",
     "Tree": "rstar_trl.search.tree",
-    "TreeSFTTrainer": "rstar_trl.training.collator",
+    "TreeSFTConfig": "rstar_trl.training.sft_trainer",
+    "TreeSFTTrainer": "rstar_trl.training.sft_trainer",
     "search_questions": "rstar_trl.search.run",
-    "trajectory_dataset": "rstar_trl.training.collator",
+    "trajectory_dataset": "rstar_trl.training.sft_rows",
 }
 
 __all__ = list(_PUBLIC)

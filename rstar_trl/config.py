@@ -321,7 +321,7 @@ class Recipe:
     """Fields of TRL's `SFTConfig`: before anything else, a base built from scratch reads every training prompt twice
     over, which teaches it the words and to copy values. Uses no label; skipped when empty."""
     sft: dict[str, Any] = field(default_factory=dict)
-    """Fields of TRL's `SFTConfig`."""
+    """Fields of `TreeSFTConfig`: TRL's `SFTConfig`, and whether the trajectories of a question are packed."""
     ppm: dict[str, Any] = field(default_factory=dict)
     """Fields of `PPMConfig`."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

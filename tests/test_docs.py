@@ -209,6 +209,22 @@ def test_recipe_opens_with_needs_costs_and_its_launch_line(path: Path) -> None:
     load_recipe(path, given["assignments"] or [])
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_trainers_take_every_training_section_of_a_recipe(path: Path, tmp_path: Path) -> None:
+    """Loading checks fields one by one; the trainers' configs also know which do not go together."""
+    from trl import SFTConfig
+
+    from rstar_trl.training.common import arguments
+    from rstar_trl.training.ppm_config import PPMConfig
+    from rstar_trl.training.sft_trainer import TreeSFTConfig
+
+    classes = {"pretrain": SFTConfig, "sft": TreeSFTConfig, "ppm": PPMConfig}
+    for stage in plan(load_recipe(path).recipe):
+        for name in classes.keys() & stage.config.keys():
+            on_cpu = {"use_cpu": True, "bf16": False}
+            arguments(classes[name], stage.config[name] | on_cpu, tmp_path, 0, False)
+
+
 @pytest.mark.parametrize("text", fences(GUIDE, "yaml") + fences(README, "yaml"), ids=lambda text: text.split("\n")[0])
 def test_yaml_in_the_documentation_loads(text: str, tmp_path: Path) -> None:
     """A whole recipe as it stands; a fragment as part of a minimal one."""
@@ -222,7 +238,7 @@ def test_yaml_in_the_documentation_loads(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("heading", SECTIONS)
 def test_every_config_field_is_in_the_guide_with_its_default(heading: str) -> None:
-    assert _documented(heading) == _defaults(SECTIONS[heading])
+    assert _documented(section(heading)) == _defaults(SECTIONS[heading])
 
 
 def test_every_config_class_has_its_section() -> None:
@@ -234,17 +250,21 @@ def test_training_fields_in_the_guide_exist() -> None:
     from trl import RewardConfig, SFTConfig
 
     from rstar_trl.training.ppm_config import PPMConfig
+    from rstar_trl.training.sft_trainer import TreeSFTConfig
 
     heading = "`pretrain`, `sft` and `ppm`"
     known = {field.name for field in dataclasses.fields(RewardConfig)}
-    own = {name: value for name, value in _defaults(PPMConfig).items() if name not in known}
-    assert _documented(heading) == own
+    _, *tables = re.split("^Fields that `(?:TreeSFTConfig|PPMConfig)` adds", section(heading), flags=re.MULTILINE)
+    for text, own, base in zip(tables, (TreeSFTConfig, PPMConfig), (SFTConfig, RewardConfig), strict=True):
+        theirs = {field.name for field in dataclasses.fields(base)}
+        expected = {name: value for name, value in _defaults(own).items() if name not in theirs}
+        assert _documented(text) == expected
     named = {name for cells in table(section(heading), "field") for name in re.findall(r"`(\w+)`", cells[0])}
     assert named and named <= known & {field.name for field in dataclasses.fields(SFTConfig)}
 
 
-def _documented(heading: str) -> dict[str, Any]:
-    rows = table(section(heading), "key")
+def _documented(text: str) -> dict[str, Any]:
+    rows = table(text, "key")
     return {key.strip("`"): yaml.safe_load(cell.strip("`")) for key, cell, _ in rows}
 
 

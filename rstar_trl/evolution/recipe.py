@@ -110,13 +110,14 @@ def _training_sections(document: Document, problems: list[str]) -> dict[Key, dic
     }
     if not found:
         return {}
-    # Imported here because both classes pull in torch, which takes seconds.
+    # Imported here because these classes pull in torch, which takes seconds.
     from trl import SFTConfig
 
     from rstar_trl.training.ppm_config import PPMConfig
+    from rstar_trl.training.sft_trainer import TreeSFTConfig
 
-    sft = _field_types(SFTConfig)
-    classes = {"pretrain": sft, "sft": sft, "ppm": _field_types(PPMConfig)}
+    kinds = {"pretrain": SFTConfig, "sft": TreeSFTConfig, "ppm": PPMConfig}
+    classes = {name: _field_types(cls) for name, cls in kinds.items()}
     values = {}
     for (key, name), section in found.items():
         built = _collect(problems, classes[name], section)

@@ -33,16 +33,21 @@ Segment = torch.Tensor
 
 def require_full_attention(config: PreTrainedConfig) -> None:
     """Refuses a model that a 4D mask over one growing cache cannot drive."""
+    if kinds := other_layers(config):
+        raise EngineError(
+            f"{config.model_type} uses {', '.join(kinds)} layers, which cannot share a prefix between siblings; use a "
+            "model with full attention (Llama, Qwen2, Qwen3, ...) or serve this one over HTTP."
+        )
+
+
+def other_layers(config: PreTrainedConfig) -> list[str]:
+    """The kinds of a model's layers that do not let every token see its whole past."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
     window = getattr(config, "sliding_window", None)
     # A config that names each layer's kind has said whether its window is used; the others always use it.
     if window is not None and not hasattr(config, "layer_types") and window < config.max_position_embeddings:
         kinds.add(f"sliding_window {window}")
-    if kinds:
-        raise EngineError(
-            f"{config.model_type} uses {', '.join(sorted(kinds))} layers, which cannot share a prefix between "
-            "siblings; use a model with full attention (Llama, Qwen2, Qwen3, ...) or serve this one over HTTP."
-        )
+    return sorted(kinds)
 
 
 class PrefixCache:

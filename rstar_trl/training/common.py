@@ -124,6 +124,14 @@ def train(trainer: Any, output_dir: Path) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
 
 
+def save_card(trainer: Any, output_dir: Path) -> None:
+    """Writes the trainer's model card, with the results of its training, beside the model in `output_dir`."""
+    trainer.create_model_card(model_name=trainer.hub_model_id or output_dir.name)
+    if trainer.accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(trainer.args.output_dir) / "README.md", output_dir / "README.md")
+
+
 def finish(trainer: Any, output_dir: Path) -> None:
     """Drops checkpoints, a merged base no adapter needs, and the trainer's memory, once the final model is on disk."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config

@@ -23,7 +23,8 @@ import torch
 from transformers import PreTrainedConfig
 
 from rstar_trl.errors import EngineError
-from rstar_trl.policy.branches import require_full_attention
+from rstar_trl.policy.branches import other_layers
+from rstar_trl.training.block_attention import NAME as BLOCKS
 
 MIN_SHARED = 0.25
 """A sequence joins the trie before it when it shares at least this part of its own length."""
@@ -160,9 +161,18 @@ def attention_mask(last: torch.Tensor, attention: str) -> Any:
 
 
 def check_attention(config: PreTrainedConfig) -> str:
-    """The model's attention implementation; one that cannot take the mask of packed trees is an `EngineError`."""
-    require_full_attention(config)
+    """The model's attention implementation; one that cannot take the mask of packed trees is an `EngineError`.
+
+    One that training has set to compute `sdpa` in blocks takes the same mask.
+    """
+    if kinds := other_layers(config):
+        raise EngineError(
+            f"{config.model_type} uses {', '.join(kinds)} layers, which cannot take the mask of packed trees; use a "
+            "model with full attention (Llama, Qwen2, Qwen3, Gemma, Phi, ...), or train this one without packing "
+            "(`mode: pairs` for a PPM, `mode: rows` for a policy)."
+        )
     attention = str(config._attn_implementation)
+    attention = "sdpa" if attention == BLOCKS else attention
     if attention not in ATTENTION:
         raise EngineError(
             f"{config.model_type} is loaded with `attn_implementation={attention}`, which cannot take the mask of "

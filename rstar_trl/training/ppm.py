@@ -22,6 +22,7 @@ from rstar_trl.training.common import (
     lora_config,
     plain_base,
     read_rows,
+    save_card,
     storage_errors,
     train,
 )
@@ -128,9 +129,7 @@ def hold_out(rows: list[Row], fraction: float, seed: int) -> tuple[list[Row], li
 def _save(trainer: Any, base: str, tokenizer: Any, args: Any, output_dir: Path) -> None:
     from peft import PeftModel
 
-    trainer.create_model_card(model_name=trainer.hub_model_id or output_dir.name)
-    if trainer.accelerator.is_main_process:
-        shutil.copy(Path(args.output_dir) / "README.md", output_dir / "README.md")
+    save_card(trainer, output_dir)
     if not isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel):
         trainer.save_model(str(output_dir))
         return

@@ -17,17 +17,19 @@ from typing import Any
 import torch
 from accelerate.logging import get_logger
 from datasets import Dataset
-from huggingface_hub import ModelCard
 from torch.nn.functional import logsigmoid
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from rstar_trl.errors import ConfigError, DataError, EngineError
 from rstar_trl.policy.tokens import DELIMITER, encode_prompt, encode_step
+from rstar_trl.training.block_attention import use_blocks
+from rstar_trl.training.card import PAPER, write_card
 from rstar_trl.training.packing import check_attention
-from rstar_trl.training.ppm_card import PAPER, card_text
+from rstar_trl.training.ppm_card import ppm_sections
 from rstar_trl.training.ppm_config import PPMConfig
-from rstar_trl.training.ppm_trees import Settings, TreeCollator, consistency, normalised, pack_questions, tree_loss
+from rstar_trl.training.ppm_trees import Settings, TreeCollator, consistency, pack_questions, tree_loss
+from rstar_trl.training.sft_rows import normalised
 from rstar_trl.training.step_scores import classifier, forward_scores
 from rstar_trl.training.tally import Tally
 
@@ -96,6 +98,7 @@ class PPMTrainer(RewardTrainer):
                 raise ConfigError("`mode: tree` packs questions by a collator of its own; give no `data_collator`.")
             config = classifier(self.model).config
             self._attention = check_attention(config)
+            use_blocks(self.model, self.accelerator.device)
             self._tallies = {"train": Tally(), "eval": Tally()}
             budget = self.args.row_tokens if self._attention == "flex_attention" else None
             # A dense mask costs the square of a row, so rows are then only as long as the longest tree.
@@ -196,11 +199,8 @@ class PPMTrainer(RewardTrainer):
         """Writes `README.md` to the output folder: TRL's metadata, with method, data and results of this training."""
         super().create_model_card(model_name, dataset_name, tags)
         if self.is_world_process_zero():
-            folder = Path(str(self.args.output_dir))
-            path, name = folder / "README.md", model_name or folder.name
-            card = ModelCard.load(path)
-            card.text = card_text(self, name, getattr(card.data, "base_model", None), dataset_name)
-            card.save(path)
+            name = model_name or Path(str(self.args.output_dir)).name
+            write_card(self, name, ppm_sections(self, self.hub_model_id or name, dataset_name))
 
     def _log_accuracy(self, right: torch.Tensor, final: torch.Tensor, training: bool) -> None:
         counts = torch.stack([(right & ~final).sum(), (~final).sum(), (right & final).sum(), final.sum()])
@@ -218,4 +218,4 @@ def _normalise(dataset: Any, weighted: bool, name: str) -> Any:
     dataset = dataset.remove_columns("weight")
     if not weighted or not weights:
         return dataset
-    return dataset.add_column("weight", normalised(weights, name))
+    return dataset.add_column("weight", normalised(weights, f"{name} pairs"))

@@ -21,6 +21,7 @@ from torch.nn.functional import logsigmoid
 from rstar_trl.errors import DataError
 from rstar_trl.policy.tokens import DELIMITER
 from rstar_trl.training.packing import Layout, Piece, fill_rows, lay_out
+from rstar_trl.training.sft_rows import normalised
 
 Row = dict[str, Any]
 
@@ -86,7 +87,7 @@ def pack_questions(rows: Any, settings: Settings, name: str) -> tuple[dict[str, 
     if not weights:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in skipped.items()) or "there were none"
         raise DataError(f"no {name} pair is left to learn from ({reasons}); look at the rows and at `max_length`.")
-    weights = dict(zip(weights, normalised(list(weights.values()), name), strict=True))
+    weights = dict(zip(weights, normalised(list(weights.values()), f"{name} pairs"), strict=True))
     scale = len(groups) / len(weights)
     packed = [_pack([rows[number] for number in numbers], settings) for numbers in groups.values()]
     continued = sum(len(set(item["parents"]) - {-1}) for item in packed)
@@ -95,14 +96,6 @@ def pack_questions(rows: Any, settings: Settings, name: str) -> tuple[dict[str, 
         item["centre"] = scale
         item["step_share"] = len(groups) / max(continued, 1)
     return {column: [item[column] for item in packed] for column in packed[0]}, skipped
-
-
-def normalised(weights: list[float], name: str) -> list[float]:
-    """`weights` divided by their mean; negative ones, or nothing but zeros, are a `DataError`."""
-    if min(weights) < 0 or max(weights) <= 0:
-        raise DataError(f"the {name} pairs have weights from {min(weights)} to {max(weights)}; give positive ones.")
-    mean = sum(weights) / len(weights)
-    return [weight / mean for weight in weights]
 
 
 def _weight(row: Row, weighted: bool) -> float:

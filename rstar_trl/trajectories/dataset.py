@@ -43,7 +43,7 @@ def write_datasets(
     for group in groups.values():
         best = best_right(group, config.top_k)
         solved += bool(best)
-        sets["sft"] += [rows.prompt_completion(*item) for item in best]
+        sets["sft"] += [sft_row(*item) for item in best]
         sets["instruction"] += [rows.instruction(*item) for item in best]
         sets["step_by_step"] += [rows.step_by_step(*item) for item in best]
         sets["qa"] += [rows.qa(*item) for item in best]
@@ -62,13 +62,12 @@ def write_datasets(
     return {**counts, "extra": len(extra), "questions": len(groups), "solved": solved}
 
 
-def weighted_trajectories(trees: Sequence[Tree], top_k: int) -> list[Row]:
-    """The best right trajectories of every question as prompt-completion rows with a `weight`.
+def sft_row(tree: Tree, leaf: int) -> Row:
+    """A trajectory as a prompt-completion row with a `weight`, for trainings that weigh.
 
     It is the path's mean Q, moved from [-1, 1] to [0, 1]: a negative one would teach not to write what is right.
     """
-    best = [item for group in by_question(trees).values() for item in best_right(group, top_k)]
-    return [{**rows.prompt_completion(*item), "weight": (1 + path_quality(*item)[0]) / 2} for item in best]
+    return {**rows.prompt_completion(tree, leaf), "weight": round((1 + path_quality(tree, leaf)[0]) / 2, 4)}
 
 
 def preference_rows(trees: Sequence[Tree], config: TrajectoryConfig) -> list[Row]:

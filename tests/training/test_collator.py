@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from rstar_trl.errors import ConfigError, DataError, EngineError
-from rstar_trl.training.collator import MCTSDataCollator, TreeSFTTrainer, encode_trajectory, trajectory_dataset
-from rstar_trl.training.sft import encode_row
+from rstar_trl.training.collator import MCTSDataCollator
+from rstar_trl.training.sft_rows import encode_trajectory, trajectory_dataset
+from rstar_trl.training.sft_trainer import TreeSFTTrainer
 from tests.training.toys import sft_row
 from tests.training.trees import (
     FAMILIES,
@@ -39,15 +40,27 @@ ROWS: list[dict[str, Any]] = [
 BRANCHING = {"input_ids": [[5, 6, 7, 8, 1], [5, 6, 7, 9, 1]], "labels": [[-100, -100, 7, 8, 1], [-100, -100, 7, 9, 1]]}
 
 
+def for_tree_trainer(**options: Any) -> MCTSDataCollator:
+    """A collator as `TreeSFTTrainer` sets it."""
+    collator = MCTSDataCollator(**options)
+    collator.tree_trainer = True
+    return collator
+
+
+@settings(deadline=None, max_examples=25)
+@given(trajectory_rows(), st.sampled_from([70, 256]))
+def test_loss_and_gradients_equal_the_separate_sequences(rows: list[dict[str, Any]], budget: int) -> None:
+    model = tiny_policy()
+    assert_same(model, collated_loss(model, MCTSDataCollator(row_tokens=budget)(rows)), separate_loss(model, rows))
+
+
 @settings(deadline=None, max_examples=25)
 @given(trajectory_rows(), st.sampled_from([70, 256]), st.booleans())
-def test_loss_and_gradients_equal_the_separate_sequences(
+def test_tokens_computed_once_give_the_same_loss_and_gradients(
     rows: list[dict[str, Any]], budget: int, weighted: bool
 ) -> None:
     model = tiny_policy()
-    collator = MCTSDataCollator(row_tokens=budget, weighted=weighted)
-    collator.tree_trainer = True
-    batch = collator(rows)
+    batch = for_tree_trainer(row_tokens=budget, weighted=weighted)(rows)
     assert_same(model, collated_loss(model, batch), separate_loss(model, rows, weighted))
 
 
@@ -74,11 +87,17 @@ def test_a_shared_step_counts_once_or_once_per_trajectory() -> None:
     assert sorted(each["labels"][each["labels"] >= 0].tolist()) == [1, 1, 7, 7, 8, 9]
     assert sorted(once["labels"][once["labels"] >= 0].tolist()) == [1, 1, 7, 8, 9]
     assert each["input_ids"].shape[1] == 5 + 4 and once["input_ids"].shape[1] == 5 + 3
-    collator = MCTSDataCollator(shared_steps="once", weighted=True)
-    collator.tree_trainer = True
-    weighed = collator([{**BRANCHING, "weight": [0.5, 1.5]}])
-    weights = dict(zip(weighed["labels"].flatten().tolist(), weighed["loss_weights"].flatten().tolist(), strict=True))
-    assert (weights[7], weights[8], weights[9]) == (1.0, 0.5, 1.5)
+
+
+@pytest.mark.parametrize(("choice", "weights"), [("each", (2.0, 0.5, 1.5)), ("once", (1.0, 0.5, 1.5))])
+def test_the_tree_trainer_computes_a_shared_step_once_and_counts_it_as_told(
+    choice: str, weights: tuple[float, ...]
+) -> None:
+    batch = for_tree_trainer(shared_steps=choice, weighted=True)([{**BRANCHING, "weight": [0.5, 1.5]}])
+    assert batch["input_ids"].shape[1] == 5 + 3
+    found = dict(zip(batch["targets"].flatten().tolist(), batch["loss_weights"].flatten().tolist(), strict=True))
+    assert tuple(found[token] for token in (7, 8, 9)) == weights
+    assert int((batch["shift_labels"] != -100).sum()) == (6 if choice == "each" else 5)
 
 
 def test_single_rows_that_begin_alike_share_it() -> None:
@@ -95,12 +114,11 @@ def test_observations_are_shown_and_never_trained_on(tiny_model_dir: str) -> Non
     text = tokenizer.decode(encoded["input_ids"])
     assert text.count("-- 2 rows") == 1 and "never" not in text
     trained = [token for token in encoded["labels"] if token != -100]
-    plain = encode_row(tokenizer, ROWS[0])
+    plain = encode_trajectory(tokenizer, ROWS[0])
     assert trained == [token for token in plain["labels"] if token != -100]
     assert len(encoded["input_ids"]) == len(plain["input_ids"]) + len(shown)
     batch = MCTSDataCollator()([{name: [value] for name, value in encoded.items()}])
     assert batch["labels"][batch["labels"] >= 0].tolist() == trained
-    assert encode_trajectory(tokenizer, ROWS[0]) == plain
     with pytest.raises(DataError, match="2 steps and 1 observations"):
         encode_trajectory(tokenizer, {**row, "observations": ["x"]})
 
@@ -127,8 +145,7 @@ def trained(model_dir: str, folder: Path, packed: bool, trainer: Any = SFTTraine
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     attention, peft_config = options.pop("attention", "sdpa"), options.pop("peft_config", None)
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, attn_implementation=attention)
-    collator = None
-    weighted = trainer is TreeSFTTrainer
+    collator, weighted = None, options.pop("weighted", False)
     if packed:
         skip = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False}
         args = SFTConfig(output_dir=str(folder), **{**OPTIONS, **skip, **options})
@@ -136,7 +153,7 @@ def trained(model_dir: str, folder: Path, packed: bool, trainer: Any = SFTTraine
         collator = MCTSDataCollator.for_trainer(model, args, weighted=weighted)
     else:
         args = SFTConfig(output_dir=str(folder), **{**OPTIONS, **options})
-        dataset = Dataset.from_list([encode_row(tokenizer, row) for row in ROWS])
+        dataset = Dataset.from_list([encode_trajectory(tokenizer, row) for row in ROWS])
     made = trainer(model, args, collator, dataset, processing_class=tokenizer, peft_config=peft_config)
     made.train()
     return made
@@ -150,11 +167,14 @@ def assert_same_weights(found: Any, expected: Any) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+@pytest.mark.parametrize("trainer", [SFTTrainer, TreeSFTTrainer])
 @pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}, {"attention": "eager"}])
-def test_the_stock_trainer_learns_the_same(tiny_model_dir: str, tmp_path: Path, options: dict[str, Any]) -> None:
-    """In TRL's own `SFTTrainer`, with whole-data-set steps, so that both see the same rows."""
+def test_packed_training_learns_the_same(
+    tiny_model_dir: str, tmp_path: Path, options: dict[str, Any], trainer: Any
+) -> None:
+    """In TRL's own `SFTTrainer` and in ours, with whole-data-set steps, so that both see the same rows."""
     expected = trained(tiny_model_dir, tmp_path, packed=False, per_device_train_batch_size=12)
-    found = trained(tiny_model_dir, tmp_path, packed=True, per_device_train_batch_size=4, **options)
+    found = trained(tiny_model_dir, tmp_path, True, trainer, per_device_train_batch_size=4, **options)
     assert_same_weights(found, expected)
 
 
@@ -166,14 +186,15 @@ def test_bfloat16_is_close(tiny_model_dir: str, tmp_path: Path, attention: str) 
     assert losses[1] == pytest.approx(losses[0], rel=0.01) and losses[1] != losses[0]
 
 
-def test_accumulation_changes_nothing(tiny_model_dir: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trainer", [SFTTrainer, TreeSFTTrainer])
+def test_accumulation_changes_nothing(tiny_model_dir: str, tmp_path: Path, trainer: Any) -> None:
     expected = trained(tiny_model_dir, tmp_path, packed=False, per_device_train_batch_size=12)
-    parts = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    assert_same_weights(trained(tiny_model_dir, tmp_path, packed=True, **parts), expected)
+    parts = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
+    assert_same_weights(trained(tiny_model_dir, tmp_path, True, trainer, **parts), expected)
 
 
-@pytest.mark.parametrize("dora", [False, True])
-def test_adapters_learn_the_same(tiny_model_dir: str, tmp_path: Path, dora: bool) -> None:
+@pytest.mark.parametrize(("dora", "trainer"), [(False, SFTTrainer), (True, SFTTrainer), (True, TreeSFTTrainer)])
+def test_adapters_learn_the_same(tiny_model_dir: str, tmp_path: Path, dora: bool, trainer: Any) -> None:
     from peft import LoraConfig
 
     def lora() -> LoraConfig:
@@ -182,13 +203,14 @@ def test_adapters_learn_the_same(tiny_model_dir: str, tmp_path: Path, dora: bool
     options = {"learning_rate": 1.0}
     torch.manual_seed(0)
     expected = trained(tiny_model_dir, tmp_path, False, per_device_train_batch_size=12, peft_config=lora(), **options)
-    found = trained(tiny_model_dir, tmp_path, True, per_device_train_batch_size=4, peft_config=lora(), **options)
+    whole = {"per_device_train_batch_size": 4, "peft_config": lora(), **options}
+    found = trained(tiny_model_dir, tmp_path, True, trainer, **whole)
     assert_same_weights(found, expected)
 
 
 def test_weights_reach_the_loss_and_equal_ones_change_nothing(tiny_model_dir: str, tmp_path: Path) -> None:
     whole = {"per_device_train_batch_size": 4}
-    weighed = trained(tiny_model_dir, tmp_path, True, TreeSFTTrainer, **whole)
+    weighed = trained(tiny_model_dir, tmp_path, True, TreeSFTTrainer, weighted=True, **whole)
     tokenizer = weighed.processing_class
     start = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     rows = trajectory_dataset(ROWS, tokenizer).to_list()
@@ -225,13 +247,12 @@ def test_what_packs_by_itself_is_refused(name: str, tmp_path: Path) -> None:
         MCTSDataCollator.for_trainer(tiny_policy(), SFTConfig(output_dir=str(tmp_path), **given))
 
 
-def test_options_that_would_drop_what_it_needs_are_refused(tmp_path: Path) -> None:
-    args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, loss_type="dft")
+def test_options_that_would_drop_or_spoil_what_it_needs_are_refused(tmp_path: Path) -> None:
+    args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, label_smoothing_factor=0.1)
     with pytest.raises(ConfigError) as caught:
         MCTSDataCollator.for_trainer(tiny_policy(), args, weighted=True)
-    assert [word in str(caught.value) for word in ("skip_prepare_dataset", "remove_unused_columns", "nll")] == [
-        True
-    ] * 3
+    for word in ("skip_prepare_dataset", "remove_unused_columns", "label_smoothing_factor"):
+        assert word in str(caught.value)
 
 
 @pytest.mark.parametrize("options", [{"weighted": True}, {"attention": "flex_attention"}])

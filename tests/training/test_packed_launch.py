@@ -1,4 +1,4 @@
-"""Both packed trainings in several processes on the CPU: the same losses as in one, whatever shards the model."""
+"""The packed trainings in several processes on the CPU: the same losses as in one, whatever shards the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
-from rstar_trl import MCTSDataCollator, PPMConfig, PPMTrainer, trajectory_dataset
+from rstar_trl import MCTSDataCollator, PPMConfig, PPMTrainer, TreeSFTConfig, TreeSFTTrainer, trajectory_dataset
 from rstar_trl.training.ppm import load_scorer
 from tests.training.test_collator import ROWS
 from tests.training.toys import pair_rows
@@ -50,8 +50,11 @@ args = SFTConfig(output_dir=str(out / "sft-run"), dataset_kwargs={"skip_prepare_
 model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
 sft = run(SFTTrainer(model, args, MCTSDataCollator.for_trainer(model, args), trajectory_dataset(ROWS, tokenizer),
                      processing_class=tokenizer), "policy")
+args = TreeSFTConfig(output_dir=str(out / "tree-run"), mode="tree", weighted=True, **common)
+tree = run(TreeSFTTrainer(base, args, train_dataset=trajectory_dataset(ROWS, tokenizer), processing_class=tokenizer),
+           "tree-policy")
 if int(os.environ.get("RANK", 0)) == 0:
-    (out / "found.json").write_text(json.dumps({"ppm": ppm, "sft": sft}))
+    (out / "found.json").write_text(json.dumps({"ppm": ppm, "sft": sft, "tree": tree}))
 """
 TWO = [
     "--multi_gpu",

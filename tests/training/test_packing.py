@@ -5,10 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
 from rstar_trl.errors import EngineError
 from rstar_trl.training.packing import attention_mask, check_attention, fill_rows, lay_out
-from tests.training.trees import questions, tiny_config, tiny_ppm
+from tests.training.trees import questions, tiny_ppm
 
 budgets = st.sampled_from([None, 70, 90])
 
@@ -93,13 +94,21 @@ def test_masks_of_all_implementations_agree() -> None:
     assert torch.equal(torch.tensor(flexible)[:, None], seen)
 
 
-WINDOWS = {"mistral": {}, "qwen2": {"use_sliding_window": True, "max_window_layers": 0}}
+WINDOWS = {
+    "mistral": {"sliding_window": 64},
+    "qwen2": {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 0},
+    "phi3": {"sliding_window": 64},
+    "gemma2": {},
+    "gemma3_text": {},
+}
+"""Families with layers that see a window of their past alone: by these fields, or always."""
 
 
 @pytest.mark.parametrize("family", WINDOWS)
-def test_sliding_windows_are_refused_by_name(family: str) -> None:
-    with pytest.raises(EngineError, match=rf"{family} uses sliding.*use a model with full attention"):
-        check_attention(tiny_config(family, **WINDOWS[family] | {"sliding_window": 64}))
+def test_sliding_windows_are_refused_by_name_with_what_to_use_instead(family: str) -> None:
+    config = AutoConfig.for_model(family, **WINDOWS[family])
+    with pytest.raises(EngineError, match=rf"{family} uses sliding.*with full attention.*`mode: pairs`.*`mode: rows`"):
+        check_attention(config)
 
 
 def test_an_attention_that_takes_no_mask_is_refused_by_name() -> None:

@@ -189,6 +189,8 @@ def test_pairs_that_teach_nothing_are_skipped_and_counted() -> None:
     assert dict(skipped) == {"both sides the same tokens": 1, "a step of no tokens": 1, "too long": 1, "no margin": 2}
     with pytest.raises(DataError, match=r"no train pair is left.*1 x too long"):
         pack_questions([rows[3]], Settings(8, weighted=True, use_margin=False), "train")
+    with pytest.raises(DataError, match=r"no train pair is left.*there were none"):
+        pack_questions([], Settings(8, weighted=True, use_margin=False), "train")
 
 
 def test_skips_are_logged_and_kept(tiny_model_dir: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

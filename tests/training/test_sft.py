@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rstar_trl.errors import ConfigError, DataError, EngineError
 from rstar_trl.policy.tokens import encode_prompt
-from rstar_trl.training.sft import encode_row, run_sft
+from rstar_trl.training.sft import run_sft
+from rstar_trl.training.sft_rows import encode_trajectory
 from tests.training.toys import sft_row, write_rows
 
 FAST: dict[str, Any] = {
@@ -52,13 +53,13 @@ def test_no_checkpoint_is_left_behind(policy: tuple[Path, dict[str, float]]) -> 
 def test_tokens_are_prompt_steps_and_end(tiny_model_dir: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     row = sft_row(4)
-    encoded = encode_row(tokenizer, row)
+    encoded = encode_trajectory(tokenizer, row)
     prompt, completion = (
         tokenizer(row[name], add_special_tokens=False).input_ids for name in ("prompt", "completion")
     )
     assert encoded["input_ids"] == [*prompt, *completion, tokenizer.eos_token_id]
     assert encoded["labels"] == [-100] * len(prompt) + [*completion, tokenizer.eos_token_id]
-    assert encode_row(tokenizer, row, completion_only=False)["labels"] == encoded["input_ids"]
+    assert encode_trajectory(tokenizer, row, completion_only=False)["labels"] == encoded["input_ids"]
 
 
 def test_the_trainer_sees_exactly_these_tokens(tiny_model_dir: str, sft_file: Path, tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def test_the_trainer_sees_exactly_these_tokens(tiny_model_dir: str, sft_file: Pa
     from rstar_trl.training.common import arguments
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-    rows = [encode_row(tokenizer, sft_row(number)) for number in range(4)]
+    rows = [encode_trajectory(tokenizer, sft_row(number)) for number in range(4)]
     from trl import SFTConfig
 
     args = arguments(SFTConfig, {"per_device_train_batch_size": 4}, tmp_path, 0, False)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from rstar_trl.policy.from_scratch import model_config
-from rstar_trl.training.packing import check_attention
+from rstar_trl.training.packing import attention_mask, check_attention
 from rstar_trl.training.ppm_trees import Settings, TreeCollator, pack_questions, tree_loss
 from rstar_trl.training.step_scores import forward_scores
 
@@ -75,10 +75,11 @@ def questions(draw: Any) -> list[list[int]]:
 
 @st.composite
 def pairs(draw: Any, count: int = 3) -> list[dict[str, Any]]:
-    """Encoded preference rows of up to `count` questions, whose prompts may be the same."""
-    rows = []
+    """Encoded preference rows of up to `count` questions, some of which have prompt and steps in common."""
+    rows, paths = [], draw(questions())
     for number in range(draw(st.integers(1, count))):
-        paths = draw(questions())
+        if number and draw(st.booleans()):
+            paths = draw(questions())
         for _ in range(draw(st.integers(1, 6))):
             chosen, rejected = draw(st.sampled_from(paths)), draw(st.sampled_from(paths))
             weight, margin = draw(st.sampled_from([0.25, 0.5, 1.0])), draw(st.sampled_from([0.0, 0.5, 2.0]))
@@ -163,9 +164,11 @@ def assert_same(model: Any, packed: torch.Tensor, unpacked: torch.Tensor) -> Non
 @st.composite
 def trajectory_rows(draw: Any) -> list[dict[str, Any]]:
     """Questions with trajectories that branch anywhere, some of whose tokens carry no label."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for _ in range(draw(st.integers(1, 3))):
         prompt = draw(st.lists(st.integers(2, VOCABULARY - 1), min_size=1, max_size=12))
+        if rows and draw(st.booleans()):
+            prompt = rows[-1]["input_ids"][0][: len(prompt)]  # questions may have their prompt in common
         steps = [[*path[len(prompt) :], 1] for path in draw(questions())]
         masks = [[*(draw(st.booleans()) for _ in step[1:]), True] for step in steps]
         rows.append(
@@ -195,9 +198,11 @@ def separate_loss(model: Any, rows: list[dict[str, Any]], weighted: bool = False
 
 
 def collated_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """The mean loss of a collator's batch."""
-    given = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask")}
-    logits, targets = model(**given, use_cache=False).logits.flatten(0, 1), batch["shift_labels"].flatten()
+    """The mean loss of a collator's batch, for either trainer."""
+    mask = attention_mask(batch["last"], "sdpa") if "last" in batch else batch["attention_mask"]
+    given = {name: batch[name] for name in ("input_ids", "position_ids")}
+    logits = model(**given, attention_mask=mask, use_cache=False).logits.flatten(0, 1)
+    targets = batch.get("targets", batch["shift_labels"]).flatten()
     loss = torch.nn.functional.cross_entropy(logits, targets, ignore_index=-100, reduction="none")
     weights = batch["loss_weights"].flatten() if "loss_weights" in batch else torch.ones(())
-    return (weights * loss).sum() / (targets != -100).sum()
+    return (weights * loss).sum() / (batch["shift_labels"] != -100).sum()

@@ -10,7 +10,7 @@ from rstar_trl.config import TrajectoryConfig
 from rstar_trl.errors import DataError
 from rstar_trl.io import read_jsonl
 from rstar_trl.search.tree import Tree
-from rstar_trl.trajectories.dataset import FILES, weighted_trajectories, write_datasets
+from rstar_trl.trajectories.dataset import FILES, sft_row, write_datasets
 from rstar_trl.trajectories.rows import split_step
 from rstar_trl.trajectories.store import append_tree, read_trees
 
@@ -50,7 +50,8 @@ def test_every_rendering_of_one_tree(tree: Tree, tmp_path: Path) -> None:
         "extra": 0, "questions": 1, "solved": 1,
     }  # fmt: skip
     completion = "-- from a\nFROM a\n\n-- the x\nSELECT x"
-    assert read(tmp_path, "sft") == [{"question_id": "q1", "prompt": tree.prompt, "completion": completion}]
+    row = {"question_id": "q1", "prompt": tree.prompt, "completion": completion, "weight": pytest.approx(0.85)}
+    assert read(tmp_path, "sft") == [row]
     assert read(tmp_path, "instruction")[0]["output"] == "SELECT x FROM a"
     steps = "1. from a\n   FROM a\n2. the x\n   SELECT x\n\nFinal SQL:\nSELECT x FROM a"
     assert read(tmp_path, "step_by_step")[0]["completion"] == steps
@@ -95,7 +96,7 @@ def test_extra_rows_join_unless_the_search_found_them(tree: Tree, tmp_path: Path
     found = {"question_id": "q1", "prompt": tree.prompt, "completion": "-- from a\nFROM a\n\n-- the x\nSELECT x"}
     other = {"question_id": "q0", "prompt": "another", "completion": "SELECT 1"}
     counts = write_datasets([tree], tmp_path, CONFIG, [found, other, other])
-    assert read(tmp_path, "sft") == [other, found]
+    assert read(tmp_path, "sft") == [other, {**found, "weight": pytest.approx(0.85)}]
     assert counts["extra"] == 1
 
 
@@ -122,7 +123,7 @@ def test_every_file_loads_as_a_dataset(tree: Tree, tmp_path: Path) -> None:
 
 
 def test_a_trajectory_weighs_its_mean_q(tree: Tree) -> None:
-    (row,) = weighted_trajectories([tree], 2)
+    row = sft_row(tree, 5)
     assert row["completion"] == "-- from a\nFROM a\n\n-- the x\nSELECT x"
     assert row["weight"] == pytest.approx((1 + (0.4 + 1.0) / 2) / 2)
 
