@@ -55,23 +55,37 @@ def prepare_data(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Me
     config = loaded.recipe.data
     corpus = load_corpus(config, stage.folder)
     listed = read_quarantine(Path(config.quarantine)) if config.quarantine else {}
+    digest = corpus.digest()
+    corpus, unanswered = _unanswered(loaded, corpus)
     with Sandbox(loaded.recipe.sandbox) as sandbox:
         variants = _variants(loaded, corpus, stage.folder / "variants", sandbox)
         prepared = prepare(corpus, sandbox, config.label_fraction, config.seed, listed, variants)
-    write_jsonl(stage.folder / "train.jsonl", map(question_record, prepared.train))
+    write_jsonl(stage.folder / "train.jsonl", map(question_record, (*prepared.train, *unanswered)))
     write_jsonl(stage.folder / "eval.jsonl", map(question_record, prepared.eval))
     write_jsonl(stage.folder / "quarantine.jsonl", map(dataclasses.asdict, prepared.quarantine))
-    used = {q.db_id for q in (*prepared.train, *prepared.eval)}
+    used = {q.db_id for q in (*prepared.train, *unanswered, *prepared.eval)}
     databases = {name: _relative(path, stage.folder) for name, path in corpus.databases.items() if name in used}
     write_json(stage.folder / "corpus.json", {"dialect": corpus.dialect, "databases": databases})
     labelled = sum(q.gold_sql is not None for q in prepared.train)
     return {
-        "corpus": corpus.digest(),
-        "train": len(prepared.train),
+        "corpus": digest,
+        "train": len(prepared.train) + len(unanswered),
         "labelled": labelled,
         "eval": len(prepared.eval),
         "quarantined": len(prepared.quarantine),
     }
+
+
+def _unanswered(loaded: LoadedRecipe, corpus: Corpus) -> tuple[Corpus, list[Question]]:
+    """The corpus without the training questions that only agreement can reward, and those, where a round has them."""
+    recipe = loaded.recipe
+    searches = [round_search(recipe, number) for number in range(1, len(recipe.rounds) + 1)]
+    if all(search.self_consistency is None for search in searches):
+        return corpus, []
+    train = corpus.train
+    left = [q for q in train if q.gold_sql is None and q.gold_result is None and q.db_id in corpus.databases]
+    chosen = {question.id for question in left}
+    return dataclasses.replace(corpus, train=tuple(q for q in train if q.id not in chosen)), left
 
 
 def _variants(loaded: LoadedRecipe, corpus: Corpus, made: Path, sandbox: Sandbox) -> dict[str, list[Path]]:
@@ -181,7 +195,8 @@ def search(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
 
     data = load_data(loaded.folder / "data")
     settings = loaded.recipe.rounds[stage.round - 1]
-    questions = [q for q in data.train if q.gold_result is not None or q.gold_sql is not None]
+    config = round_search(loaded.recipe, stage.round)
+    questions = [q for q in data.train if q.gold_result is not None or config.self_consistency is not None]
     if settings.only == "unsolved":
         solved = _solved(loaded, range(1, stage.round))
         questions = [q for q in questions if q.id not in solved]
@@ -190,7 +205,6 @@ def search(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
     processes.barrier()
     share = [q for q in questions if q.id not in finished][processes.rank :: processes.world]
     if share:
-        config = round_search(loaded.recipe, stage.round)
         guide = _guide(loaded, stage.round) if settings.guide == "ppm" else None
         with (
             _tools(loaded, data, stage.round - 1, config, guide) as tools,

@@ -28,6 +28,7 @@ class PPMScorer:
         self.backbone = getattr(model, model.base_model_prefix)
         self.rows_per_batch = rows_per_batch
         self.cache = PrefixCache(cache_bytes)
+        self._most = getattr(model.config, "max_position_embeddings", None)
         self._encode_prompt = lru_cache(4096)(lambda text: encode_prompt(tokenizer, text))
         self._encode_step = lru_cache(65536)(lambda text, final: encode_step(tokenizer, text, final))
 
@@ -46,14 +47,24 @@ class PPMScorer:
             raise EngineError(f"no PPM could be loaded from {path}: {first_line(error)}; check the path.") from error
         if model.config.num_labels != 1:
             raise EngineError(f"{path} has {model.config.num_labels} labels; a PPM has exactly one.")
-        return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), load_tokenizer(path, trust_remote_code))
+        tokenizer = load_tokenizer(path, trust_remote_code)
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            raise EngineError(
+                f"the tokenizer in {path} has {len(tokenizer)} tokens, its PPM knows "
+                f"{model.get_input_embeddings().num_embeddings}: they do not belong together; train the PPM again."
+            )
+        return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
 
     def score(self, requests: list[ScoreRequest]) -> list[float | Refused]:
-        """Raw scores, one per request, in order."""
+        """Raw scores, one per request, in order; a trajectory that the PPM cannot read whole is refused."""
         rows: dict[tuple[str, ...], list[int]] = {}
-        for index, request in enumerate(requests):
-            rows.setdefault((request.prompt, *request.steps[:-1]), []).append(index)
         scores: list[float | Refused] = [0.0] * len(requests)
+        for index, request in enumerate(requests):
+            length = self._length(request)
+            if self._most is not None and length > self._most:
+                scores[index] = Refused(f"{length} tokens are more than the {self._most} that the PPM reads")
+            else:
+                rows.setdefault((request.prompt, *request.steps[:-1]), []).append(index)
         keys = sorted(rows, key=len)
         for start in range(0, len(keys), self.rows_per_batch):
             chunk = keys[start : start + self.rows_per_batch]
@@ -61,6 +72,11 @@ class PPMScorer:
                 chunk, [[requests[i] for i in rows[key]] for key in chunk], [rows[key] for key in chunk], scores
             )
         return scores
+
+    def _length(self, request: ScoreRequest) -> int:
+        last = len(request.steps) - 1
+        steps = (self._encode_step(s, request.final and i == last) for i, s in enumerate(request.steps))
+        return len(self._encode_prompt(request.prompt)) + sum(map(len, steps))
 
     @torch.inference_mode()
     def _score(

@@ -2,7 +2,8 @@
 
 Guarantees: a request's candidates come from its own random stream (`seed`), so they do not depend on the batch beyond
 floating-point rounding; a prefix that is cached is not computed again; log-probabilities are at temperature 1,
-whatever the sampling temperature. Does not: run models without full attention (see `branches.require_full_attention`).
+whatever the sampling temperature; a prefix that the model cannot read whole is refused. Does not: run models without
+full attention (see `branches.require_full_attention`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 
 from rstar_trl.errors import EngineError
 from rstar_trl.policy.branches import PADDING, BranchBatch, PrefixCache, prefill, require_full_attention
-from rstar_trl.policy.interface import Answer, Candidate, FinishReason, ProposeRequest
+from rstar_trl.policy.interface import Answer, Candidate, FinishReason, ProposeRequest, Refused
 from rstar_trl.policy.tokens import (
     DELIMITER,
     check_path,
@@ -65,9 +66,19 @@ class TransformersEngine:
     def propose(self, requests: list[ProposeRequest]) -> list[Answer]:
         """The candidates of each request, in order. `prompt_tokens` counts the prefix tokens actually computed."""
         answers: list[Answer] = [[] for _ in requests]
-        order = sorted(
-            range(len(requests)), key=lambda i: (requests[i].n, requests[i].temperature, len(requests[i].steps))
-        )
+        pieces = [
+            [self._encode_prompt(request.prompt), *(self._encode_step(step) for step in request.steps)]
+            for request in requests
+        ]
+        lengths = [sum(map(len, parts)) for parts in pieces]
+        order = []
+        for index, length in enumerate(lengths):
+            if reason := self._problem(length):
+                answers[index] = Refused(reason)
+            else:
+                order.append(index)
+        # Rows of one pass are padded to the longest, so equal lengths belong together.
+        order.sort(key=lambda i: (requests[i].n, requests[i].temperature, lengths[i]))
         while order:
             first = requests[order[0]]
             rows = max(1, self.rows_per_batch * 4 // max(4, first.n))
@@ -75,23 +86,33 @@ class TransformersEngine:
             while size < min(rows, len(order)) and _alike(requests[order[size]], first):
                 size += 1
             chunk, order = order[:size], order[size:]
-            for index, candidates in zip(chunk, self._sample([requests[i] for i in chunk]), strict=True):
+            found = self._sample([requests[i] for i in chunk], [pieces[i] for i in chunk])
+            for index, candidates in zip(chunk, found, strict=True):
                 answers[index] = candidates
         return answers
 
+    def _problem(self, length: int) -> str:
+        """Why a prefix of so many tokens cannot be continued; empty when it can."""
+        if not length:
+            return "the prompt is empty"
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        if most is not None and length + self.max_step_tokens > most:
+            return (
+                f"{length} tokens of prompt and steps and a step of {self.max_step_tokens} are more than the {most} "
+                "that the model reads; show less of the schema or fewer values"
+            )
+        return ""
+
     @torch.inference_mode()
-    def _sample(self, requests: list[ProposeRequest]) -> list[list[Candidate]]:
+    def _sample(self, requests: list[ProposeRequest], pieces: list[list[list[int]]]) -> list[list[Candidate]]:
         n, temperature = requests[0].n, requests[0].temperature
         keys = [(request.prompt, *request.steps) for request in requests]
-        pieces = [
-            [self._encode_prompt(request.prompt), *(self._encode_step(step) for step in request.steps)]
-            for request in requests
-        ]
         longest = self.max_step_tokens
         batch, output, computed = prefill(
             self.model, self.cache, keys, pieces, 12 * n, read_last=True, logits_to_keep=1
         )
         self.prompt_tokens += computed
+        prefix = batch.lengths.tolist()
         state = _Siblings.start(requests, longest, batch)
         logits = output.logits[:, -1:].expand(-1, n, -1)
         for step in range(longest):
@@ -107,7 +128,7 @@ class TransformersEngine:
             branch = torch.where(state.done, PADDING, branch)
             positions = (batch.lengths + step)[:, None].expand(-1, n)
             logits = batch.append(state.last, branch, positions).logits
-        return state.candidates(self.tokenizer, self._stops.eos)
+        return state.candidates(self.tokenizer, self._stops.eos, prefix)
 
 
 def load_policy(path: str, dtype: str, trust_remote_code: bool = False) -> Any:
@@ -217,16 +238,17 @@ class _Siblings:
         for name in ("tokens", "logprob", "done", "length", "uniform", "row", "last"):
             setattr(self, name, getattr(self, name).index_select(0, rows))
 
-    def candidates(self, tokenizer: Any, eos: int) -> list[list[Candidate]]:
+    def candidates(self, tokenizer: Any, eos: int, prefix: list[int]) -> list[list[Candidate]]:
+        """What was sampled, in the order of the requests; `prefix`: tokens before it."""
         self._write_out()
         answers = []
-        for _, (tokens, logprobs, lengths, done) in sorted(self.finished.items()):
-            ids = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
-            texts = tokenizer.batch_decode([[t for t in row if t != eos] for row in ids], skip_special_tokens=False)
+        for row, (tokens, logprobs, lengths, done) in sorted(self.finished.items()):
+            ids = [sampled[:length] for sampled, length in zip(tokens, lengths, strict=True)]
+            texts = tokenizer.batch_decode([[t for t in kept if t != eos] for kept in ids], skip_special_tokens=False)
             answers.append(
                 [
-                    Candidate(text.partition(DELIMITER)[0], logprob, len(row), _finish(row, ended, eos))
-                    for text, logprob, row, ended in zip(texts, logprobs, ids, done, strict=True)
+                    Candidate(text.partition(DELIMITER)[0], logprob, len(kept), _finish(kept, ended, eos), prefix[row])
+                    for text, logprob, kept, ended in zip(texts, logprobs, ids, done, strict=True)
                 ]
             )
         return answers

@@ -85,12 +85,12 @@ def _place(state: State, parent: int, before: list[Step], candidate: Candidate) 
         tree.count[known[key]] += 1
         return
     columns: dict[str, Any] = {"logprob": candidate.logprob, "terminal": final, "kind": key[0]}
-    if isinstance(read, str):
-        step, problem = None, read
+    step = None if isinstance(read, str) else read[0]
+    steps = [*before, step] if step else before
+    if candidate.finish == "length":
+        problem = f"the step is longer than {state.config.max_step_tokens} tokens"
     else:
-        step = read[0]
-        steps = [*before, step]
-        problem = _problem(steps, candidate, state.config)
+        problem = read if isinstance(read, str) else _problem(steps, final, state.config)
     if problem:
         columns |= {"terminal": True, "verdict": "sql_error", "error": problem, "q": -1.0, "visits": 1}
         if state.task.mode == "train":
@@ -100,14 +100,12 @@ def _place(state: State, parent: int, before: list[Step], candidate: Candidate) 
     known[key] = state.add(parent, candidate.text, step, **columns)
 
 
-def _problem(steps: list[Step], candidate: Candidate, config: SearchConfig) -> str:
-    if candidate.finish == "length":
-        return f"the step is longer than {config.max_step_tokens} tokens"
+def _problem(steps: list[Step], final: bool, config: SearchConfig) -> str:
     try:
         check_order(steps)
     except SqlError as error:
         return str(error)
-    if candidate.finish == "eos":
+    if final:
         return "" if is_complete(steps) else "the trajectory ends before its query is complete"
     return f"the trajectory is longer than {config.max_depth} steps" if len(steps) >= config.max_depth else ""
 

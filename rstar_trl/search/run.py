@@ -81,7 +81,10 @@ def search_questions(
     dialect: str = "sqlite",
     progress: Reporter | None = None,
 ) -> SearchSummary:
-    """Searches the questions that `out` lacks. In `train` mode each question needs its gold result."""
+    """Searches the questions that `out` lacks.
+
+    In `train` mode each question needs its gold result, unless it may be rewarded by agreement.
+    """
     rows, torn = read_jsonl(out)
     summary = SearchSummary(torn_lines=torn)
     known = {question.id for question in questions}
@@ -91,6 +94,8 @@ def search_questions(
             finished.add(row["question_id"])
             summary.add(Tree.from_record(row))
     pending = [question for question in questions if question.id not in finished]
+    if mode == "train" and config.self_consistency is None:
+        _require_gold(pending)
     use_ppm = scorer is not None
 
     def on_tree(tree: Tree) -> None:
@@ -101,12 +106,20 @@ def search_questions(
                 summary.questions, solved=summary.solved, dead_ends=summary.dead_ends, tokens=summary.generated_tokens
             )
 
-    agreement = config.self_consistency is not None
-    tasks = (_task(question, prompter, databases, mode, seed, dialect, use_ppm, agreement) for question in pending)
+    tasks = (_task(question, prompter, databases, mode, seed, dialect, use_ppm) for question in pending)
     started = time.perf_counter()
     run_searches(tasks, config, engine, scorer, sandbox, on_tree)
     summary.seconds = time.perf_counter() - started
     return summary
+
+
+def _require_gold(questions: Sequence[Question]) -> None:
+    for question in questions:
+        if question.gold_result is None:
+            raise DataError(
+                f"question {question.id} has no gold result, so it cannot be searched for training; run `data`, or "
+                "set `search.self_consistency` to reward it by agreement."
+            )
 
 
 def _task(
@@ -117,12 +130,7 @@ def _task(
     seed: int,
     dialect: str,
     use_ppm: bool,
-    agreement: bool,
 ) -> Task:
-    if mode == "train" and question.gold_result is None and not agreement:
-        raise DataError(
-            f"question {question.id} has no gold result, so it cannot be searched for training; run `data`."
-        )
     return Task(
         question_id=question.id,
         db_id=question.db_id,

@@ -32,8 +32,10 @@ from rstar_trl.search.tree import Tree
 
 SQL_CALL = 64
 """Queries of one call to one worker: few enough that a slow one holds up few trees, enough that it costs little."""
-LINGER, LEAST_LINGER = 0.05, 0.002
-"""A generation batch waits for trees that are not ready for this part of the last batch's time, or so many seconds."""
+LINGER, LEAST_LINGER = 0.25, 0.01
+"""A generation batch waits for trees whose SQL or scores are under way for at most this part of the last batch's time
+(and no less than so many seconds): batches are then full, and the same from run to run. Each time that was in vain the
+next wait is half as long, so that slow queries do not hold up generation."""
 
 
 @dataclass
@@ -123,6 +125,7 @@ class _Scheduler:
         self.config, self.on_tree = config, on_tree
         self.events: SimpleQueue[tuple[_Service, list[_Ticket], float, Future[list[Any]]]] = SimpleQueue()
         self.in_flight = 0
+        self.hope = 1.0
 
         def threaded(work: _Work, slots: int, size: float, weight: Callable[[Any], int] = _one) -> _Service:
             return _Service(lambda effects: pool.submit(work, effects), slots, size, weight, work)
@@ -163,10 +166,13 @@ class _Scheduler:
             if service is not generation:
                 service.send(self.events, here=alone)
         if self.batched and generation.free and generation.waiting and busy != [generation]:
-            patience = max(LEAST_LINGER, LINGER * generation.took)
+            patience = self.hope * max(LEAST_LINGER, LINGER * generation.took)
             left = generation.idle_since + patience - time.monotonic()
             if left > 0:
                 return left
+            self.hope /= 2
+        elif generation.free and generation.waiting:
+            self.hope = min(1.0, 2 * self.hope)
         generation.send(self.events, here=alone)
         return None
 

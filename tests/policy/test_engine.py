@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rstar_trl.errors import EngineError
-from rstar_trl.policy.interface import Candidate, ProposeRequest
+from rstar_trl.policy.interface import Candidate, ProposeRequest, Refused
+from rstar_trl.policy.tokens import encode_prompt, encode_step
 from rstar_trl.policy.transformers_engine import TransformersEngine, load_policy
 from tests.policy.toys import build, merging_tokenizer, one_by_one, random_model
 
@@ -143,3 +144,20 @@ def test_mistral_with_full_attention_works_like_the_others(tmp_path: Path) -> No
     folder = build("mistral", tmp_path, sliding_window=None)
     engine = engine_of(folder)
     same(engine.propose(REQUESTS[1:2])[0], one_by_one(engine.model, engine.tokenizer, REQUESTS[1], LONGEST))
+
+
+def test_a_prefix_the_model_cannot_read_is_refused_and_the_others_are_answered(llama_dir: Path) -> None:
+    engine = engine_of(llama_dir)
+    long = ProposeRequest("how many singers are there? " * 60, (), 2, 1.0, 1)
+    first, refused, empty = engine.propose([REQUESTS[1], long, ProposeRequest("", (), 2, 1.0, 1)])
+    same(first, engine_of(llama_dir).propose([REQUESTS[1]])[0])  # type: ignore[arg-type]
+    assert isinstance(refused, Refused) and "more than the 512 that the model reads" in refused.reason
+    assert empty == Refused("the prompt is empty")
+
+
+def test_candidates_say_how_many_tokens_they_follow(llama_dir: Path) -> None:
+    engine = engine_of(llama_dir)
+    for request, found in zip(REQUESTS, engine.propose(REQUESTS), strict=True):
+        expected = len(encode_prompt(engine.tokenizer, request.prompt))
+        expected += sum(len(encode_step(engine.tokenizer, text, final=False)) for text in request.steps)
+        assert not isinstance(found, Refused) and {c.prefix_tokens for c in found} == {expected}

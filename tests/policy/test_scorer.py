@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from rstar_trl.errors import EngineError
-from rstar_trl.policy.interface import ScoreRequest
+from rstar_trl.policy.interface import Refused, ScoreRequest
 from rstar_trl.policy.ppm_scorer import PPMScorer
 from rstar_trl.policy.tokens import encode_prompt, encode_step, load_tokenizer
 
@@ -78,3 +78,21 @@ def test_what_is_no_ppm_is_one_sentence(llama_dir: Path, tmp_path: Path) -> None
     model.save_pretrained(tmp_path / "three")
     with pytest.raises(EngineError, match="3 labels; a PPM has exactly one"):
         PPMScorer.load(str(tmp_path / "three"))
+
+
+def test_a_trajectory_the_ppm_cannot_read_is_refused_and_the_others_are_scored(ppm_dir: Path) -> None:
+    scorer = PPMScorer.load(str(ppm_dir))
+    long = ScoreRequest(PROMPTS[0] * 60, (FROM,), False)
+    first, refused, second = scorer.score([REQUESTS[0], long, REQUESTS[1]])
+    assert isinstance(refused, Refused) and "that the PPM reads" in refused.reason
+    assert [first, second] == pytest.approx([plainly(ppm_dir, request) for request in REQUESTS[:2]], abs=1e-3)
+
+
+def test_a_tokenizer_of_another_model_is_named(ppm_dir: Path, tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(ppm_dir, dtype=torch.float32)
+    tokenizer = load_tokenizer(str(ppm_dir))
+    tokenizer.add_tokens([f"<other {number}>" for number in range(500)])
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match="do not belong together"):
+        PPMScorer.load(str(tmp_path))
