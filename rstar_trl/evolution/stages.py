@@ -158,8 +158,9 @@ def bootstrap(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metri
 
 
 def search(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
-    """Searches this process's share of the questions that no earlier, interrupted run of the stage has finished."""
-    from rstar_trl.search.run import search_questions
+    """Searches the questions that no earlier, interrupted run of the stage has finished."""
+    from rstar_trl.search.queue import unfinished
+    from rstar_trl.search.together import search_together
 
     data = load_data(loaded.folder / "data")
     settings = loaded.recipe.rounds[stage.round - 1]
@@ -167,29 +168,27 @@ def search(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
     if settings.only == "unsolved":
         solved = _solved(loaded, range(1, stage.round))
         questions = [q for q in questions if q.id not in solved]
-    finished = {row["question_id"] for path in _tree_files(stage.folder) for row in read_jsonl(path)[0]}
-    # Everyone has read the list before anyone adds to it, or the shares would overlap.
-    processes.barrier()
-    share = [q for q in questions if q.id not in finished][processes.rank :: processes.world]
-    if share:
+    pending = unfinished(questions, _tree_files(stage.folder))
+    if pending:
         config = round_search(loaded.recipe, stage.round)
         scorer = _guide(loaded, stage.round) if settings.guide == "ppm" else None
         with (
             _tools(loaded, data, stage.round - 1, config) as tools,
-            Progress(len(share), stage.name, processes.first) as progress,
+            Progress(len(pending), stage.name, processes.first) as progress,
         ):
-            search_questions(
-                share,
+            search_together(
+                questions,
+                folder=stage.folder,
+                name="trees",
+                peers=processes,
                 **tools,
                 scorer=_load_scorer(loaded, scorer),
                 config=config,
                 mode="train",
                 dialect=data.dialect,
                 seed=stage.seed,
-                out=stage.folder / f"trees-{processes.rank}.jsonl",
                 progress=progress,
             )
-    processes.barrier()
     if not processes.first:
         return {}
     return {**_search_metrics(loaded, stage, len(questions), len(data.train)), "num_processes": processes.world}
@@ -262,7 +261,7 @@ def evaluate(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metric
     methods = [name for name in stage.config["evaluation"]["methods"] if scorer or name != "best_of_n"]
     with (
         _tools(loaded, data, stage.round, config) as tools,
-        Progress(len(questions[processes.rank :: processes.world]), stage.name, processes.first) as progress,
+        Progress(len(questions), stage.name, processes.first) as progress,
     ):
         return measure(
             questions,
@@ -273,9 +272,7 @@ def evaluate(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metric
             seed=stage.seed,
             out=stage.folder,
             progress=progress,
-            rank=processes.rank,
-            world=processes.world,
-            barrier=processes.barrier,
+            peers=processes,
             dialect=data.dialect,
         )
 

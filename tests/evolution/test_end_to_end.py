@@ -209,7 +209,7 @@ def test_two_processes_search_once_and_train_one_model(undisturbed: Path, tmp_pa
         assert done.returncode == 0, done.stderr[-3000:]
 
     shares = [trees_of(run / f"round-1/search/trees-{rank}.jsonl") for rank in (0, 1)]
-    assert len(shares[0]) == len(shares[1]) == 20 and not shares[0] & shares[1]
+    assert shares[0] and shares[1] and not shares[0] & shares[1]
     assert_same_trees(trees(run / "round-1/search"), trees(undisturbed / "run/round-1/search"))
     for name in ("search", "policy", "ppm"):
         manifest = json.loads((run / f"round-1/{name}/manifest.json").read_text())
