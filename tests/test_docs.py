@@ -53,6 +53,7 @@ SECTIONS = {
     "`search`": config.SearchConfig,
     "`trajectories`": config.TrajectoryConfig,
     "`model`": config.ModelConfig,
+    "`few_shot`": config.FewShotConfig,
     "`evaluation`": config.EvaluationConfig,
     "`rounds`": config.RoundConfig,
 }

@@ -54,6 +54,8 @@ def describe(loaded: LoadedRecipe) -> str:
         how = launch_line(loaded, stage) if stage.launched else "(in the process of `evolve`)"
         lines.append(f"  {stage.name:<16} {how}")
     lines += ["", "Resolved settings:"]
+    if recipe.bootstrap == "few_shot":
+        lines.append(f"  round 0: learns from {recipe.few_shot.model}, whose search is not in the estimate")
     for number in range(1, len(recipe.rounds) + 1):
         settings, search = recipe.rounds[number - 1], round_search(recipe, number)
         lines.append(

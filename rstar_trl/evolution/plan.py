@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rstar_trl.config import Recipe
-from rstar_trl.evolution.recipe import evaluation_search, round_search
+from rstar_trl.evolution.recipe import evaluation_search, few_shot_search, round_search
 from rstar_trl.io import digest
 
 Kind = Literal["data", "base", "pretrain", "bootstrap", "search", "dataset", "sft", "ppm", "evaluate"]
@@ -61,7 +61,22 @@ def plan(recipe: Recipe) -> list[Stage]:
     if recipe.pretrain:
         add("pretrain", "pretrain", 0, ["data", *base], pretrain=recipe.pretrain, prompt=prompt, seed=recipe.seed)
         base = ["pretrain"]
-    add("round-0/data", "bootstrap", 0, ["data", *base], prompt=prompt)
+    if recipe.bootstrap == "few_shot":
+        add(
+            "round-0/search",
+            "search",
+            0,
+            ["data"],
+            few_shot=_without(asdict(recipe.few_shot), "search"),
+            search=_without(asdict(few_shot_search(recipe)), "trees_in_flight"),
+            sandbox=sandbox,
+            prompt=prompt,
+            seed=recipe.seed,
+        )
+        learned = {"bootstrap": "few_shot", "trajectories": {"top_k": recipe.trajectories.top_k}}
+        add("round-0/data", "bootstrap", 0, ["data", "round-0/search", *base], prompt=prompt, **learned)
+    else:
+        add("round-0/data", "bootstrap", 0, ["data", *base], prompt=prompt)
     for number in range(len(recipe.rounds) + 1):
         if number:
             _search_stages(recipe, number, base, sandbox, prompt, add)

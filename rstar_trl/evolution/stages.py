@@ -23,11 +23,12 @@ from rstar_trl.errors import DataError, RunError
 from rstar_trl.evolution import manifest
 from rstar_trl.evolution.launch import Processes
 from rstar_trl.evolution.plan import Kind, Stage
-from rstar_trl.evolution.recipe import LoadedRecipe, evaluation_search, round_search
+from rstar_trl.evolution.recipe import LoadedRecipe, evaluation_search, few_shot_search, round_search
 from rstar_trl.io import read_json, read_jsonl, write_json, write_jsonl
 from rstar_trl.progress import Progress
 
 if TYPE_CHECKING:
+    from rstar_trl.policy.few_shot import Example
     from rstar_trl.sql.sandbox import Sandbox
 
 Metrics = dict[str, Any]
@@ -143,37 +144,60 @@ def pretrain(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metric
 
 
 def bootstrap(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
-    """The cold start's training rows: the labelled gold SQL, step by step."""
+    """The cold start's training rows: the labelled gold SQL, step by step, or a stronger model's right answers."""
     from rstar_trl.policy.bootstrap import bootstrap_rows
     from rstar_trl.policy.prompting import Prompter
     from rstar_trl.policy.tokens import load_tokenizer, renderer
+    from rstar_trl.trajectories.dataset import reprompted
+    from rstar_trl.trajectories.store import read_trees
 
     data = load_data(loaded.folder / "data")
     tokenizer = load_tokenizer(base_model(loaded), loaded.recipe.model.trust_remote_code)
     prompter = Prompter(data.databases, loaded.recipe.prompt, renderer(tokenizer))
     labelled = [question for question in data.train if question.gold_sql is not None]
-    rows = bootstrap_rows(labelled, prompter.prompt, data.dialect)
+    if loaded.recipe.bootstrap == "few_shot":
+        trees = read_trees(_tree_files(loaded.folder / "round-0/search"))
+        prompts = {question.id: prompter.prompt(question) for question in data.train}
+        rows = reprompted(trees, loaded.recipe.trajectories.top_k, prompts)
+        if not rows:
+            raise DataError(
+                f"{loaded.recipe.few_shot.model} answered none of {len(trees)} questions right, so there is nothing "
+                "to start from; give `few_shot` more simulations or another model, or write `bootstrap: labels`."
+            )
+    else:
+        rows = bootstrap_rows(labelled, prompter.prompt, data.dialect)
     write_jsonl(stage.folder / "sft.jsonl", rows)
     return {"rows": len(rows), "labelled": len(labelled)}
 
 
 def search(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
-    """Searches the questions that no earlier, interrupted run of the stage has finished."""
+    """Searches the questions that no earlier, interrupted run of the stage has finished.
+
+    Round 0 searches with a stronger model (`bootstrap: few_shot`), every later one with the policy before it.
+    """
+    from rstar_trl.policy.few_shot import pick_examples
     from rstar_trl.search.queue import unfinished
     from rstar_trl.search.together import search_together
 
-    data = load_data(loaded.folder / "data")
-    settings = loaded.recipe.rounds[stage.round - 1]
+    recipe, data = loaded.recipe, load_data(loaded.folder / "data")
     questions = [q for q in data.train if q.gold_result is not None or q.gold_sql is not None]
-    if settings.only == "unsolved":
-        solved = _solved(loaded, range(1, stage.round))
-        questions = [q for q in questions if q.id not in solved]
+    examples, guide = [], None
+    if stage.round == 0:
+        config, policy = few_shot_search(recipe), str(recipe.few_shot.model)
+        examples = pick_examples(data.train, recipe.few_shot.examples, stage.seed, data.dialect)
+        # Their answers stand in the prompt.
+        shown = {example.question.id for example in examples}
+        questions = sample([q for q in questions if q.id not in shown], recipe.few_shot.questions, recipe.data.seed)
+    else:
+        config, policy = round_search(recipe, stage.round), str(loaded.folder / f"round-{stage.round - 1}/policy")
+        if recipe.rounds[stage.round - 1].only == "unsolved":
+            solved = _solved(loaded, range(1, stage.round))
+            questions = [q for q in questions if q.id not in solved]
+        guide = _guide(loaded, stage.round) if recipe.rounds[stage.round - 1].guide == "ppm" else None
     pending = unfinished(questions, _tree_files(stage.folder))
     if pending:
-        config = round_search(loaded.recipe, stage.round)
-        scorer = _guide(loaded, stage.round) if settings.guide == "ppm" else None
         with (
-            _tools(loaded, data, stage.round - 1, config) as tools,
+            _tools(loaded, data, policy, config, examples) as tools,
             Progress(len(pending), stage.name, processes.first) as progress,
         ):
             search_together(
@@ -182,7 +206,7 @@ def search(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
                 name="trees",
                 peers=processes,
                 **tools,
-                scorer=_load_scorer(loaded, scorer),
+                scorer=_load_scorer(loaded, guide),
                 config=config,
                 mode="train",
                 dialect=data.dialect,
@@ -260,7 +284,7 @@ def evaluate(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metric
     config = evaluation_search(recipe)
     methods = [name for name in stage.config["evaluation"]["methods"] if scorer or name != "best_of_n"]
     with (
-        _tools(loaded, data, stage.round, config) as tools,
+        _tools(loaded, data, str(loaded.folder / f"round-{stage.round}/policy"), config) as tools,
         Progress(len(questions), stage.name, processes.first) as progress,
     ):
         return measure(
@@ -323,20 +347,21 @@ def release_memory() -> None:
 
 
 @contextlib.contextmanager
-def _tools(loaded: LoadedRecipe, data: RunData, policy_round: int, config: SearchConfig) -> Iterator[dict[str, Any]]:
-    """The engine of a round's policy, with the sandbox and prompts around it."""
-    from rstar_trl.policy.prompting import Prompter
+def _tools(
+    loaded: LoadedRecipe, data: RunData, policy: str, config: SearchConfig, examples: Sequence[Example] = ()
+) -> Iterator[dict[str, Any]]:
+    """The engine of a policy, with the sandbox and prompts around it."""
+    from rstar_trl.policy.few_shot import FewShotPrompter
     from rstar_trl.policy.transformers_engine import TransformersEngine
     from rstar_trl.sql.sandbox import Sandbox
 
     model = loaded.recipe.model
-    folder = str(loaded.folder / f"round-{policy_round}/policy")
-    engine = TransformersEngine.load(folder, model.dtype, model.trust_remote_code, config.max_step_tokens)
+    engine = TransformersEngine.load(policy, model.dtype, model.trust_remote_code, config.max_step_tokens)
     with Sandbox(loaded.recipe.sandbox) as sandbox:
         yield {
             "engine": engine,
             "sandbox": sandbox,
-            "prompter": Prompter(data.databases, loaded.recipe.prompt, engine.render),
+            "prompter": FewShotPrompter(data.databases, loaded.recipe.prompt, engine.render, examples),
             "databases": data.databases,
         }
     release_memory()
@@ -376,7 +401,8 @@ def _search_metrics(loaded: LoadedRecipe, stage: Stage, questions: int, train: i
     return {
         "questions": questions,
         "solved": sum(1 in row["reward"] for row in rows),
-        "solved_so_far": len(_solved(loaded, range(1, stage.round + 1))),
+        # What a stronger model solved is not counted for the policy's own rounds.
+        "solved_so_far": len(_solved(loaded, range(min(1, stage.round), stage.round + 1))),
         "train_questions": train,
         "generated_tokens": sum(row["generated_tokens"] for row in rows),
         "nodes": sum(len(row["parent"]) - 1 for row in rows),

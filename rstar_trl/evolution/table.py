@@ -19,7 +19,7 @@ def report_rows(stages: list[Stage]) -> list[dict[str, Any]]:
     """One record per round whose evaluation is finished.
 
     `solved` and `train_questions` count questions with a right query found in this round or an earlier one (None for
-    the cold start, which does not search); `methods` holds the evaluation's metrics by method.
+    a cold start that does not search); `methods` holds the evaluation's metrics by method.
     """
     done = {stage.name: manifest.read(stage.folder) for stage in stages}
     rows = []

@@ -7,7 +7,7 @@ best trajectories are chosen over all of them, its pairs are made within each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rstar_trl.config import TrajectoryConfig
@@ -52,6 +52,12 @@ def write_datasets(
         write_jsonl(Path(folder) / f"{name}.jsonl", content)
     counts = {name: len(content) for name, content in sets.items()}
     return {**counts, "extra": len(extra), "questions": len(groups), "solved": solved}
+
+
+def reprompted(trees: Sequence[Tree], top_k: int, prompts: Mapping[str, str]) -> list[Row]:
+    """The best right trajectories of every question, each after the prompt that `prompts` has for its question."""
+    best = [item for group in by_question(trees).values() for item in best_right(group, top_k)]
+    return [{**rows.prompt_completion(*item), "prompt": prompts[item[0].question_id]} for item in best]
 
 
 def weighted_trajectories(trees: Sequence[Tree], top_k: int) -> list[Row]:
