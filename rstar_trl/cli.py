@@ -119,6 +119,20 @@ def ask(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The run folder.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", help="The page to write; by default RUN/report.html.")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write a run as one HTML page: rounds, curves, time, quarantine, example trees."""
+    from rstar_trl.report import write_report
+
+    page = out or run / "report.html"
+    write_report(run, page)
+    print(page)
+
+
+@app.command()
 def push(
     run: Annotated[Path, typer.Argument(help="The run folder.", show_default=False)],
     policy: Annotated[str | None, typer.Option(metavar="REPO", help="Push the policy here (name/model).")] = None,
