@@ -139,6 +139,46 @@ def ask(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The run folder.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", help="The page to write; by default RUN/report.html.")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write a run as one HTML page: rounds, curves, time, quarantine, example trees."""
+    from rstar_trl.report import write_report
+
+    page = out or run / "report.html"
+    write_report(run, page)
+    print(page)
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="The run folder.", show_default=False)],
+    policy: Annotated[str | None, typer.Option(metavar="REPO", help="Push the policy here (name/model).")] = None,
+    ppm: Annotated[str | None, typer.Option(metavar="REPO", help="Push the PPM here.")] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="REPO", help="Push the training data here.")] = None,
+    number: Annotated[
+        int | None, typer.Option("--round", min=0, help="The round; the newest finished one by default.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make new repositories private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cards and what would be sent.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Push a run's policy, PPM and training data to the Hugging Face Hub, each with a card."""
+    from rstar_trl.hub import push as send
+    from rstar_trl.hub import uploads
+
+    todo = uploads(run, policy, ppm, dataset, number)
+    if not todo:
+        raise ConfigError("Nothing to push: name a repository with --policy, --ppm or --dataset.")
+    if dry_run:
+        print("\n\n".join(f"{each.summary()}\n\n{each.card}" for each in todo), end="")
+    else:
+        send(todo, private)
+
+
+@app.command()
 def metrics(
     gold: Annotated[Path, typer.Argument(help="The gold file: SQL, a tab, the database; or BIRD's JSON.")],
     predictions: Annotated[Path, typer.Argument(help="The predictions: one a line, or BIRD's JSON.")],

@@ -252,6 +252,24 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class FewShotConfig:
+    """The cold start by a stronger model, for `bootstrap: few_shot`."""
+
+    model: str | None = None
+    """The stronger model, a Hub name or a folder; needed for `bootstrap: few_shot`."""
+    examples: int = 3
+    """Labelled questions shown with their steps before each question; 0 shows none."""
+    questions: int | None = None
+    """Ask it this many training questions (a seeded sample); all when empty."""
+    search: dict[str, Any] = field(default_factory=dict)
+    """What differs from the recipe's `search` section when it is searched."""
+
+    def __post_init__(self) -> None:
+        if self.examples < 0:
+            raise ConfigError(f"`few_shot.examples` must not be negative, and is {self.examples}.")
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """What is measured after each round."""
 
@@ -317,6 +335,10 @@ class Recipe:
     """In training a query is right when its result is right on the question's database, or also on its variants."""
     trajectories: TrajectoryConfig = field(default_factory=TrajectoryConfig)
     """Selection of training rows."""
+    bootstrap: Literal["labels", "few_shot"] = "labels"
+    """What the cold start trains on: the labelled gold SQL, taken apart, or what a stronger model answers right."""
+    few_shot: FewShotConfig = field(default_factory=FewShotConfig)
+    """The stronger model of `bootstrap: few_shot`."""
     pretrain: dict[str, Any] = field(default_factory=dict)
     """Fields of TRL's `SFTConfig`: before anything else, a base built from scratch reads every training prompt twice
     over, which teaches it the words and to copy values. Uses no label; skipped when empty."""

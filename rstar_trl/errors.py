@@ -39,5 +39,9 @@ class RunError(RStarError):
     """A run folder does not fit the recipe it is asked to continue, or a stage ended badly."""
 
 
+class HubError(RStarError):
+    """The Hugging Face Hub cannot be reached or refuses."""
+
+
 class StorageError(RStarError):
     """An artefact could not be written; what stood there before is whole."""

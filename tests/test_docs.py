@@ -54,6 +54,7 @@ SECTIONS = {
     "`trajectories`": config.TrajectoryConfig,
     "`model`": config.ModelConfig,
     "`engine`": config.EngineConfig,
+    "`few_shot`": config.FewShotConfig,
     "`evaluation`": config.EvaluationConfig,
     "`rounds`": config.RoundConfig,
 }

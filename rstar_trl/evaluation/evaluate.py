@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,9 @@ from rstar_trl.io import append_jsonl, read_jsonl, write_json
 from rstar_trl.policy.interface import Engine, Scorer
 from rstar_trl.policy.prompting import Prompter
 from rstar_trl.search.answers import choose_answer
-from rstar_trl.search.run import Reporter, search_questions
+from rstar_trl.search.queue import Peers
+from rstar_trl.search.run import Reporter
+from rstar_trl.search.together import ALONE, search_together, tree_files
 from rstar_trl.search.tree import Tree
 from rstar_trl.sql.compare import results_equal
 from rstar_trl.sql.execution import SqlJob
@@ -54,24 +56,21 @@ def evaluate(
     out: Path,
     dialect: str = "sqlite",
     progress: Phases | None = None,
-    rank: int = 0,
-    world: int = 1,
-    barrier: Callable[[], None] = lambda: None,
+    peers: Peers = ALONE,
 ) -> dict[str, Any]:
     """Answers the questions by every method of `config` and returns the metrics by method (also in metrics.json).
 
-    Under several processes each answers `questions[rank::world]`; all must call this together, and `barrier` makes
-    them wait for each other.
+    Several processes (`peers`) answer them from one queue; all must call this together.
     """
 
     def answer(name: str, settings: SearchConfig, judge: Scorer | None) -> list[Tree]:
         if progress is not None:
             progress.begin(f"{out.parent.name} {name}")
-        finished = {row["question_id"] for path in _files(out, name) for row in read_jsonl(path)[0]}
-        barrier()
-        share = [q for q in questions if q.id not in finished][rank::world]
-        summary = search_questions(
-            share,
+        summary = search_together(
+            questions,
+            folder=out,
+            name=name,
+            peers=peers,
             engine=engine,
             scorer=judge,
             sandbox=sandbox,
@@ -80,12 +79,11 @@ def evaluate(
             config=settings,
             mode="inference",
             seed=seed,
-            out=out / f"{name}-{rank}.jsonl",
             dialect=dialect,
             progress=progress,
         )
-        append_jsonl(out / f"seconds-{rank}.jsonl", {"method": name, "seconds": summary.seconds})
-        barrier()
+        append_jsonl(out / f"seconds-{peers.rank}.jsonl", {"method": name, "seconds": summary.seconds})
+        peers.barrier()
         return _read(out, name, questions)
 
     metrics: dict[str, Any] = {}
@@ -112,7 +110,7 @@ def evaluate(
             config.price_per_million_tokens,
             config.price_per_million_prompt_tokens,
         )
-    if rank == 0:
+    if peers.rank == 0:
         write_json(out / "metrics.json", metrics)
     return metrics
 
@@ -185,16 +183,14 @@ def _same(sql: str, gold: str, dialect: str) -> bool:
         return False
 
 
-def _files(out: Path, name: str) -> list[Path]:
-    return sorted(out.glob(f"{name}-*.jsonl"))
-
-
 def _read(out: Path, name: str, questions: Sequence[Question]) -> list[Tree]:
     """The trees of all processes, one per question, in the order of the questions."""
-    trees = {row["question_id"]: Tree.from_record(row) for path in _files(out, name) for row in read_jsonl(path)[0]}
+    trees = {
+        row["question_id"]: Tree.from_record(row) for path in tree_files(out, name) for row in read_jsonl(path)[0]
+    }
     return [trees[question.id] for question in questions if question.id in trees]
 
 
 def _seconds(out: Path, name: str) -> float:
-    rows = (row for path in _files(out, "seconds") for row in read_jsonl(path)[0])
+    rows = (row for path in tree_files(out, "seconds") for row in read_jsonl(path)[0])
     return sum(row["seconds"] for row in rows if row["method"] == name)

@@ -58,6 +58,8 @@ def describe(loaded: LoadedRecipe) -> str:
     if engine.model is not None:
         lines.append(f"  {engine.model} answers as it stands ({engine.kind}); nothing is trained")
         return "\n".join([*lines, "", *_baseline_estimate(recipe, data), ""])
+    if recipe.bootstrap == "few_shot":
+        lines.append(f"  round 0: learns from {recipe.few_shot.model}, whose search is not in the estimate")
     for number in range(1, len(recipe.rounds) + 1):
         settings, search = recipe.rounds[number - 1], round_search(recipe, number)
         lines.append(

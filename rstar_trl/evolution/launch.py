@@ -28,8 +28,8 @@ ERROR_FILE = "RSTAR_TRL_ERROR_FILE"
 
 
 PATIENCE = timedelta(days=1)
-"""How long a process waits for the others: shares of a search can take very different times. Dead processes do not
-need it, their launcher ends the rest."""
+"""How long a process waits for the others, while one of them runs every gold query of a large data set, say. Dead
+processes do not need it: their launcher ends the rest, or the queue of a search finds out."""
 
 
 class StageError(RunError):

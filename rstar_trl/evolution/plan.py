@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rstar_trl.config import Recipe
-from rstar_trl.evolution.recipe import evaluation_search, round_search
+from rstar_trl.evolution.recipe import evaluation_search, few_shot_search, round_search
 from rstar_trl.io import digest
 
 Kind = Literal["data", "base", "pretrain", "bootstrap", "search", "dataset", "sft", "ppm", "evaluate"]
@@ -65,7 +65,23 @@ def plan(recipe: Recipe) -> list[Stage]:
         add("pretrain", "pretrain", 0, ["data", *base], pretrain=recipe.pretrain, prompt=prompt, seed=recipe.seed)
         base = ["pretrain"]
     copies = {"value_copies": recipe.trajectories.value_copies}
-    add("round-0/data", "bootstrap", 0, ["data", *base], prompt=prompt, trajectories=copies, seed=recipe.seed)
+    if recipe.bootstrap == "few_shot":
+        add(
+            "round-0/search",
+            "search",
+            0,
+            ["data"],
+            few_shot=_without(asdict(recipe.few_shot), "search"),
+            search=_without(asdict(few_shot_search(recipe)), "trees_in_flight"),
+            sandbox=sandbox,
+            prompt=prompt,
+            seed=recipe.seed,
+        )
+        learned = {"bootstrap": "few_shot", "trajectories": {"top_k": recipe.trajectories.top_k, **copies}}
+        needs = ["data", "round-0/search", *base]
+        add("round-0/data", "bootstrap", 0, needs, prompt=prompt, seed=recipe.seed, **learned)
+    else:
+        add("round-0/data", "bootstrap", 0, ["data", *base], prompt=prompt, trajectories=copies, seed=recipe.seed)
     for number in range(len(recipe.rounds) + 1):
         if number:
             _search_stages(recipe, number, base, sandbox, prompt, add)

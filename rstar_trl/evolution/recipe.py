@@ -68,6 +68,11 @@ def evaluation_search(recipe: Recipe) -> SearchConfig:
     return dataclasses.replace(recipe.search, **recipe.evaluation.search)
 
 
+def few_shot_search(recipe: Recipe) -> SearchConfig:
+    """The search settings of a cold start by a stronger model."""
+    return dataclasses.replace(recipe.search, **recipe.few_shot.search)
+
+
 def _collect(problems: list[str], cls: type[Any], document: Document) -> Any:
     try:
         return strict_yaml.build(cls, document)
@@ -94,7 +99,7 @@ def _round_keys(document: Document, section: str) -> list[Key]:
 
 
 def _search_overrides(document: Document, problems: list[str]) -> None:
-    for key in [*_round_keys(document, "search"), ("evaluation", "search")]:
+    for key in [*_round_keys(document, "search"), ("evaluation", "search"), ("few_shot", "search")]:
         section = _section(document, key)
         if section is not None:
             _collect(problems, SearchConfig, section)
@@ -167,6 +172,11 @@ def _consistent(recipe: Recipe, document: Document, path: Path, problems: list[s
         problems.append(
             f"{document.at(('accelerate_config',))}: {path.parent / recipe.accelerate_config} does not exist; "
             "`accelerate_config` is a file, relative to the recipe."
+        )
+    if recipe.bootstrap == "few_shot" and recipe.few_shot.model is None:
+        problems.append(
+            f"{document.at(('bootstrap',))}: `bootstrap: few_shot` needs `few_shot.model`, the stronger model to "
+            "learn from; or write `bootstrap: labels`."
         )
     spec = recipe.model.from_scratch
     if spec is not None and not isinstance(spec.get("architecture"), str):

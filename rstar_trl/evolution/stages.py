@@ -23,11 +23,12 @@ from rstar_trl.errors import DataError, RunError
 from rstar_trl.evolution import manifest
 from rstar_trl.evolution.launch import Processes
 from rstar_trl.evolution.plan import Kind, Stage
-from rstar_trl.evolution.recipe import LoadedRecipe, evaluation_search, round_search
+from rstar_trl.evolution.recipe import LoadedRecipe, evaluation_search, few_shot_search, round_search
 from rstar_trl.io import read_json, read_jsonl, write_json, write_jsonl
 from rstar_trl.progress import Progress
 
 if TYPE_CHECKING:
+    from rstar_trl.policy.few_shot import Example
     from rstar_trl.policy.prompting import Prompter
     from rstar_trl.sql.sandbox import Sandbox
     from rstar_trl.trajectories.values import ValueCopies
@@ -159,16 +160,28 @@ def pretrain(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metric
 
 
 def bootstrap(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
-    """The cold start's training rows: the labelled gold SQL, step by step."""
+    """The cold start's training rows: the labelled gold SQL, step by step, or a stronger model's right answers."""
     from rstar_trl.policy.bootstrap import bootstrap_rows
     from rstar_trl.policy.prompting import Prompter
     from rstar_trl.policy.tokens import load_tokenizer, renderer
+    from rstar_trl.trajectories.dataset import reprompted
+    from rstar_trl.trajectories.store import read_trees
 
     data = load_data(loaded.folder / "data")
     tokenizer = load_tokenizer(base_model(loaded), loaded.recipe.model.trust_remote_code)
     prompter = Prompter(data.databases, loaded.recipe.prompt, renderer(tokenizer))
     labelled = [question for question in data.train if question.gold_sql is not None]
-    rows = bootstrap_rows(labelled, prompter.prompt, data.dialect)
+    if loaded.recipe.bootstrap == "few_shot":
+        trees = read_trees(_tree_files(loaded.folder / "round-0/search"))
+        prompts = {question.id: prompter.prompt(question) for question in data.train}
+        rows = reprompted(trees, loaded.recipe.trajectories.top_k, prompts)
+        if not rows:
+            raise DataError(
+                f"{loaded.recipe.few_shot.model} answered none of {len(trees)} questions right, so there is nothing "
+                "to start from; give `few_shot` more simulations or another model, or write `bootstrap: labels`."
+            )
+    else:
+        rows = bootstrap_rows(labelled, prompter.prompt, data.dialect)
     copies = _value_copies(loaded, data, prompter, rows, stage.seed).completions()
     write_jsonl(stage.folder / "sft.jsonl", [*rows, *copies])
     return {"rows": len(rows), "copies": len(copies), "labelled": len(labelled)}
@@ -190,37 +203,49 @@ def _value_copies(
 
 
 def search(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
-    """Searches this process's share of the questions that no earlier, interrupted run of the stage has finished."""
-    from rstar_trl.search.run import search_questions
+    """Searches the questions that no earlier, interrupted run of the stage has finished.
 
-    data = load_data(loaded.folder / "data")
-    settings = loaded.recipe.rounds[stage.round - 1]
-    config = round_search(loaded.recipe, stage.round)
+    Round 0 searches with a stronger model (`bootstrap: few_shot`), every later one with the policy before it.
+    """
+    from rstar_trl.policy.few_shot import pick_examples
+    from rstar_trl.search.queue import unfinished
+    from rstar_trl.search.together import search_together
+
+    recipe, data = loaded.recipe, load_data(loaded.folder / "data")
+    examples, guide = [], None
+    if stage.round == 0:
+        config, policy = few_shot_search(recipe), str(recipe.few_shot.model)
+    else:
+        config, policy = round_search(recipe, stage.round), _policy_folder(loaded, stage.round - 1)
     questions = [q for q in data.train if q.gold_result is not None or config.self_consistency is not None]
-    if settings.only == "unsolved":
-        solved = _solved(loaded, range(1, stage.round))
-        questions = [q for q in questions if q.id not in solved]
-    finished = {row["question_id"] for path in _tree_files(stage.folder) for row in read_jsonl(path)[0]}
-    # Everyone has read the list before anyone adds to it, or the shares would overlap.
-    processes.barrier()
-    share = [q for q in questions if q.id not in finished][processes.rank :: processes.world]
-    if share:
-        guide = _guide(loaded, stage.round) if settings.guide == "ppm" else None
+    if stage.round == 0:
+        examples = pick_examples(data.train, recipe.few_shot.examples, stage.seed, data.dialect)
+        # Their answers stand in the prompt.
+        shown = {example.question.id for example in examples}
+        questions = sample([q for q in questions if q.id not in shown], recipe.few_shot.questions, recipe.data.seed)
+    else:
+        if recipe.rounds[stage.round - 1].only == "unsolved":
+            solved = _solved(loaded, range(1, stage.round))
+            questions = [q for q in questions if q.id not in solved]
+        guide = _guide(loaded, stage.round) if recipe.rounds[stage.round - 1].guide == "ppm" else None
+    pending = unfinished(questions, _tree_files(stage.folder))
+    if pending:
         with (
-            _tools(loaded, data, stage.round - 1, config, guide) as tools,
-            Progress(len(share), stage.name, processes.first) as progress,
+            _tools(loaded, data, policy, config, guide, examples) as tools,
+            Progress(len(pending), stage.name, processes.first) as progress,
         ):
-            search_questions(
-                share,
+            search_together(
+                questions,
+                folder=stage.folder,
+                name="trees",
+                peers=processes,
                 **tools,
                 config=config,
                 mode="train",
                 dialect=data.dialect,
                 seed=stage.seed,
-                out=stage.folder / f"trees-{processes.rank}.jsonl",
                 progress=progress,
             )
-    processes.barrier()
     if not processes.first:
         return {}
     return {**_search_metrics(loaded, stage, len(questions), len(data.train)), "num_processes": processes.world}
@@ -230,7 +255,7 @@ def dataset(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics
     """Training rows from the trees of all rounds so far, with the cold start's rows beside them."""
     from rstar_trl.policy.prompting import Prompter
     from rstar_trl.policy.tokens import load_tokenizer, renderer
-    from rstar_trl.trajectories.dataset import weighted_trajectories, write_datasets
+    from rstar_trl.trajectories.dataset import selected_rows, write_datasets
     from rstar_trl.trajectories.store import read_trees
 
     folders = [loaded.folder / f"round-{number}/search" for number in range(1, stage.round + 1)]
@@ -239,7 +264,7 @@ def dataset(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics
     data, settings = load_data(loaded.folder / "data"), loaded.recipe.trajectories
     tokenizer = load_tokenizer(base_model(loaded), loaded.recipe.model.trust_remote_code)
     prompter = Prompter(data.databases, loaded.recipe.prompt, renderer(tokenizer))
-    selected = weighted_trajectories(trees, settings.top_k)
+    selected = selected_rows(trees, settings.top_k)
     copies = _value_copies(loaded, data, prompter, selected, stage.seed)
     return dict(write_datasets(trees, stage.folder, settings, labelled, copies))
 
@@ -299,8 +324,8 @@ def evaluate(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metric
     config = evaluation_search(recipe)
     methods = [name for name in stage.config["evaluation"]["methods"] if ppm or name != "best_of_n"]
     with (
-        _tools(loaded, data, stage.round, config, ppm) as tools,
-        Progress(len(questions[processes.rank :: processes.world]), stage.name, processes.first) as progress,
+        _tools(loaded, data, _policy_folder(loaded, stage.round), config, ppm) as tools,
+        Progress(len(questions), stage.name, processes.first) as progress,
     ):
         return measure(
             questions,
@@ -310,9 +335,7 @@ def evaluate(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metric
             seed=stage.seed,
             out=stage.folder,
             progress=progress,
-            rank=processes.rank,
-            world=processes.world,
-            barrier=processes.barrier,
+            peers=processes,
             dialect=data.dialect,
         )
 
@@ -353,6 +376,10 @@ def sample(questions: Sequence[Question], size: int | None, seed: int) -> list[Q
     return [questions[index] for index in sorted(random.Random(seed).sample(range(len(questions)), size))]
 
 
+def _policy_folder(loaded: LoadedRecipe, number: int) -> str:
+    return str(loaded.folder / f"round-{number}/policy")
+
+
 def release_memory() -> None:
     """Returns what a finished stage held, so that the next one in this process has the whole device."""
     import torch
@@ -364,17 +391,21 @@ def release_memory() -> None:
 
 @contextlib.contextmanager
 def _tools(
-    loaded: LoadedRecipe, data: RunData, policy_round: int, config: SearchConfig, ppm: Path | None
+    loaded: LoadedRecipe,
+    data: RunData,
+    policy: str,
+    config: SearchConfig,
+    ppm: Path | None,
+    examples: Sequence[Example] = (),
 ) -> Iterator[dict[str, Any]]:
-    """The engine of a round's policy and the scorer of a PPM, with the sandbox and prompts around them."""
+    """The engine of a policy and the scorer of a PPM, with the sandbox and prompts around them."""
     from rstar_trl.policy.engines import open_engine, open_scorer
-    from rstar_trl.policy.prompting import Prompter
+    from rstar_trl.policy.few_shot import FewShotPrompter
     from rstar_trl.sql.sandbox import Sandbox
 
     how, model = loaded.recipe.engine, loaded.recipe.model
-    folder = str(loaded.folder / f"round-{policy_round}/policy")
     with (
-        open_engine(how, model, folder, config.max_step_tokens) as engine,
+        open_engine(how, model, policy, config.max_step_tokens) as engine,
         open_scorer(how, model, ppm) as scorer,
         Sandbox(loaded.recipe.sandbox) as sandbox,
     ):
@@ -382,7 +413,7 @@ def _tools(
             "engine": engine,
             "scorer": scorer,
             "sandbox": sandbox,
-            "prompter": Prompter(data.databases, loaded.recipe.prompt, engine.render),
+            "prompter": FewShotPrompter(data.databases, loaded.recipe.prompt, engine.render, examples),
             "databases": data.databases,
         }
     release_memory()
@@ -414,7 +445,8 @@ def _search_metrics(loaded: LoadedRecipe, stage: Stage, questions: int, train: i
     return {
         "questions": questions,
         "solved": sum(1 in row["reward"] for row in rows),
-        "solved_so_far": len(_solved(loaded, range(1, stage.round + 1))),
+        # What a stronger model solved is not counted for the policy's own rounds.
+        "solved_so_far": len(_solved(loaded, range(min(1, stage.round), stage.round + 1))),
         "train_questions": train,
         "generated_tokens": sum(row["generated_tokens"] for row in rows),
         "nodes": sum(len(row["parent"]) - 1 for row in rows),

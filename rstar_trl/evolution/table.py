@@ -19,7 +19,7 @@ def report_rows(stages: list[Stage]) -> list[dict[str, Any]]:
     """One record per round whose evaluation is finished.
 
     `solved` and `train_questions` count questions with a right query found in this round or an earlier one (None for
-    the cold start, which does not search); `methods` holds the evaluation's metrics by method.
+    a cold start that does not search); `methods` holds the evaluation's metrics by method.
     """
     done = {stage.name: manifest.read(stage.folder) for stage in stages}
     rows = []
@@ -39,14 +39,19 @@ def report_rows(stages: list[Stage]) -> list[dict[str, Any]]:
     return rows
 
 
+def cells(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """The table's text by line and column, the names of the columns first."""
+    return [COLUMNS, *(_cells(row) for row in rows)]
+
+
 def render_table(rows: list[dict[str, Any]]) -> str:
     """Aligned text. Accuracies are execution accuracy in percent, mode `bag_ordered`; a dash is not measured.
 
     Valid SQL is greedy's; tokens and seconds per question are MCTS's where it was measured, else greedy's.
     """
-    cells = [COLUMNS, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+    table = cells(rows)
+    widths = [max(len(line[column]) for line in table) for column in range(len(COLUMNS))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join([*lines, NOTE, ""])
 

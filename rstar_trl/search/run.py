@@ -8,7 +8,7 @@ more than `MAX_INFRA_SHARE` of the executed steps fail for reasons of our own.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,6 +20,7 @@ from rstar_trl.io import append_jsonl, digest, read_jsonl
 from rstar_trl.policy.interface import Engine, Scorer
 from rstar_trl.policy.prompting import Prompter
 from rstar_trl.search.effects import Task
+from rstar_trl.search.queue import Queue
 from rstar_trl.search.scheduler import run_searches
 from rstar_trl.search.tree import Tree
 from rstar_trl.sql.sandbox import Sandbox
@@ -80,10 +81,12 @@ def search_questions(
     out: Path,
     dialect: str = "sqlite",
     progress: Reporter | None = None,
+    share: Callable[[Sequence[Question]], Queue] = Queue,
 ) -> SearchSummary:
     """Searches the questions that `out` lacks.
 
-    In `train` mode each question needs its gold result, unless it may be rewarded by agreement.
+    In `train` mode each question needs its gold result, unless it may be rewarded by agreement. `share` makes the
+    queue they are taken from; under a shared one, other processes search some of them.
     """
     rows, torn = read_jsonl(out)
     summary = SearchSummary(torn_lines=torn)
@@ -98,17 +101,22 @@ def search_questions(
         _require_gold(pending)
     use_ppm = scorer is not None
 
-    def on_tree(tree: Tree) -> None:
-        append_jsonl(out, tree.record())
-        summary.add(tree)
-        if progress is not None:
-            progress.update(
-                summary.questions, solved=summary.solved, dead_ends=summary.dead_ends, tokens=summary.generated_tokens
-            )
-
-    tasks = (_task(question, prompter, databases, mode, seed, dialect, use_ppm) for question in pending)
     started = time.perf_counter()
-    run_searches(tasks, config, engine, scorer, sandbox, on_tree)
+    with share(pending) as queue:
+
+        def on_tree(tree: Tree) -> None:
+            append_jsonl(out, tree.record())
+            queue.done(tree)
+            summary.add(tree)
+            if progress is not None:
+                done, solved, dead_ends, tokens = queue.totals
+                progress.update(done, solved=solved, dead_ends=dead_ends, tokens=tokens)
+
+        def task(question: Question) -> Task:
+            return _task(question, prompter, databases, mode, seed, dialect, use_ppm)
+
+        while queue.wait():
+            run_searches(map(task, queue), config, engine, scorer, sandbox, on_tree)
     summary.seconds = time.perf_counter() - started
     return summary
 

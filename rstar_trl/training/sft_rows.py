@@ -42,10 +42,9 @@ def encode_trajectory(tokenizer: Any, row: Row, completion_only: bool = True) ->
 def trajectory_dataset(
     rows: Iterable[Row], tokenizer: Any, completion_only: bool = True, max_length: int | None = None
 ) -> Any:
-    """Prompt-completion rows as a `Dataset` of one row per question: lists of `input_ids`, `labels` and `weight`.
+    """Prompt-completion rows as a `Dataset` of one row per prompt: lists of `input_ids`, `labels` and `weight`.
 
-    Rows are grouped by `question_id`, else by `prompt`; see `encode_trajectory`. Trajectories of more than
-    `max_length` tokens are left out. Weights are divided by their mean, and must not be negative; a row without one
+    See `encode_trajectory`. Trajectories of more than `max_length` tokens are left out. Weights are divided by their mean, and must not be negative; a row without one
     weighs 1. `length` counts a question's packed tokens, by which `train_sampling_strategy="group_by_length"` sorts.
     """
     from datasets import Dataset
@@ -61,8 +60,7 @@ def trajectory_dataset(
         encoded = encode_trajectory(tokenizer, row, completion_only)
         if max_length is not None and len(encoded["input_ids"]) > max_length:
             continue
-        name = row["prompt"] if row.get("question_id") is None else str(row["question_id"])
-        group = groups.setdefault(name, {"input_ids": [], "labels": [], "weight": []})
+        group = groups.setdefault(row["prompt"], {"input_ids": [], "labels": [], "weight": []})
         group["input_ids"].append(encoded["input_ids"])
         group["labels"].append(encoded["labels"])
         group["weight"].append(1.0 if row.get("weight") is None else float(row["weight"]))

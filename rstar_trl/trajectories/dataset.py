@@ -7,7 +7,7 @@ best trajectories are chosen over all of them, its pairs are made within each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rstar_trl.config import TrajectoryConfig
@@ -60,6 +60,16 @@ def write_datasets(
         write_jsonl(Path(folder) / f"{name}.jsonl", content)
     counts = {name: len(content) for name, content in sets.items()}
     return {**counts, "extra": len(extra), "questions": len(groups), "solved": solved}
+
+
+def selected_rows(trees: Sequence[Tree], top_k: int) -> list[Row]:
+    """The best right trajectories of every question, as `sft.jsonl` has them."""
+    return [sft_row(*item) for group in by_question(trees).values() for item in best_right(group, top_k)]
+
+
+def reprompted(trees: Sequence[Tree], top_k: int, prompts: Mapping[str, str]) -> list[Row]:
+    """`selected_rows`, each after the prompt that `prompts` has for its question."""
+    return [{**row, "prompt": prompts[row["question_id"]]} for row in selected_rows(trees, top_k)]
 
 
 def sft_row(tree: Tree, leaf: int) -> Row:

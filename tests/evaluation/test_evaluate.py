@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rstar_trl.config import EvaluationConfig, PromptConfig, SearchConfig
+from rstar_trl.config import EvaluationConfig, PromptConfig, SandboxConfig, SearchConfig
 from rstar_trl.data.question import GoldResult, Question
 from rstar_trl.evaluation.evaluate import cost, equal_budget, evaluate, measure
 from rstar_trl.io import read_jsonl
@@ -48,6 +51,13 @@ def run(database: Path, sandbox: Sandbox, out: Path, **options: Any) -> tuple[di
         **settings,
     )
     return metrics, engine
+
+
+def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        method: {name: value for name, value in metrics[method].items() if "second" not in name and "lat" not in name}
+        for method in METHODS
+    }
 
 
 def test_methods_answer_as_they_promise(small_database: Path, shared_sandbox: Sandbox, tmp_path: Path) -> None:
@@ -101,31 +111,36 @@ def test_evaluation_goes_on_where_it_stopped(small_database: Path, shared_sandbo
     (broken / "metrics.json").unlink()
     resumed, engine = run(small_database, shared_sandbox, broken)
     assert all(request.temperature > 0 for request in engine.requests), "greedy was finished"
-
-    def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
-        return {
-            method: {
-                name: value for name, value in metrics[method].items() if "second" not in name and "lat" not in name
-            }
-            for method in METHODS
-        }
-
     assert without_times(resumed) == without_times(whole)
     _, idle = run(small_database, shared_sandbox, broken)
     assert idle.requests == []
 
 
-def test_shares_of_several_processes_add_up(small_database: Path, shared_sandbox: Sandbox, tmp_path: Path) -> None:
-    """The second of two processes alone, then the first: every question is answered once."""
-    config = EvaluationConfig(methods=["greedy"])
-    run(small_database, shared_sandbox, tmp_path, config=config, rank=1, world=2)
-    assert not (tmp_path / "metrics.json").exists()
-    done = {row["question_id"] for row in read_jsonl(tmp_path / "greedy-1.jsonl")[0]}
-    assert done == {"q1", "q3", "q5"}
-    metrics, _ = run(small_database, shared_sandbox, tmp_path, config=config)
-    assert metrics["greedy"]["questions"] == 6
-    rest = [row["question_id"] for row in read_jsonl(tmp_path / "greedy-0.jsonl")[0]]
-    assert sorted(rest) == ["q0", "q2", "q4"]
+def test_two_processes_answer_every_question_once(
+    small_database: Path, shared_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Two threads stand for them, with a barrier of their own: both return the metrics of one process."""
+    alone, _ = run(small_database, shared_sandbox, tmp_path / "alone")
+    gate = threading.Barrier(2)
+
+    @dataclasses.dataclass(frozen=True)
+    class Process:
+        rank: int
+        world: int = 2
+
+        def barrier(self) -> None:
+            gate.wait()
+
+    def measured(rank: int) -> dict[str, Any]:
+        with Sandbox(SandboxConfig(workers=1)) as sandbox:
+            return run(small_database, sandbox, tmp_path / "both", peers=Process(rank))[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        metrics = list(pool.map(measured, range(2)))
+    assert without_times(metrics[0]) == without_times(metrics[1]) == without_times(alone)
+    for name in ("greedy", "mcts", "samples"):
+        shares = [read_jsonl(tmp_path / f"both/{name}-{rank}.jsonl")[0] for rank in range(2)]
+        assert sorted(row["question_id"] for share in shares for row in share) == [f"q{i}" for i in range(6)]
 
 
 def test_measures_by_hand(small_database: Path, shared_sandbox: Sandbox) -> None:

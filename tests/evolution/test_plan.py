@@ -89,3 +89,15 @@ def test_dry_run_prints_stages_launch_lines_counts_and_estimate(write_recipe: Wr
 def test_dry_run_works_without_the_data(write_recipe: WriteRecipe) -> None:
     text = describe(load_recipe(write_recipe(), ["data={source: bird, path: no/such/folder}"]))
     assert "no/such/folder does not exist" in text and "Estimate (" in text
+
+
+def test_a_cold_start_by_a_stronger_model_searches_first(write_recipe: WriteRecipe) -> None:
+    few_shot = ("bootstrap=few_shot", "few_shot={model: org/big, search: {simulations: 5}}")
+    stages = stages_of(write_recipe, *few_shot)
+    assert list(stages)[:4] == ["data", "base", "round-0/search", "round-0/data"]
+    searched = stages["round-0/search"]
+    assert searched.launched and searched.config["search"]["simulations"] == 5
+    assert "round-0/search" in stages["round-0/data"].depends_on
+    assert "round-0/search" not in stages["round-1/data"].depends_on
+    text = describe(load_recipe(write_recipe(), few_shot))
+    assert "learns from org/big" in text and "search --config" in text
