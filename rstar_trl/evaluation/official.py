@@ -100,11 +100,11 @@ def score_spider(
         queries = [(pair.predicted.replace(" value ", " 1 "), pair.gold, files) for pair, _, _, files in graded]
         outcomes = execution_outcomes(queries, sandbox, plug_value, keep_distinct)
         scores = [SpiderScore(s.hardness, s.match, outcome) for s, outcome in zip(scores, outcomes, strict=True)]
-        problems += [
-            f"{pair.place}: {score.outcome.problem} Not scored."
-            for (pair, *_), score in zip(graded, scores, strict=True)
-            if score.outcome and score.outcome.problem
-        ]
+        for pair, outcome in zip((pair for pair, *_ in graded), outcomes, strict=True):
+            if outcome.problem:
+                problems.append(f"{pair.place}: {outcome.problem} Not scored.")
+            if outcome.note:
+                problems.append(f"{pair.place}: {outcome.note} Counted as wrong.")
         scores = [score for score in scores if score.outcome and not score.outcome.problem]
     levels = {level: _spider_level([s for s in scores if level in (s.hardness, "all")]) for level in ALL_LEVELS}
     left_out = len(loaded.pairs) - len(scores)

@@ -104,7 +104,7 @@ def hardness(query: SpiderQuery) -> Hardness:
 
 def _clauses(query: SpiderQuery) -> int:
     """WHERE, GROUP BY, ORDER BY, LIMIT, joins, ORs and LIKEs."""
-    present = [query.where.items, query.group, query.order, query.limit is not None]
+    present = [query.where.items, query.group, query.order, query.limited]
     joins = max(0, len(query.tables) - 1)
     return sum(map(bool, present)) + joins + _all_words(query).count("or") + _compared(query).count("like")
 
@@ -169,7 +169,7 @@ def _components(predicted: SpiderQuery, gold: SpiderQuery) -> list[Component]:
         _whole(
             predicted.order is not None,
             gold.order is not None,
-            predicted.order == gold.order and (predicted.limit is None) == (gold.limit is None),
+            predicted.order == gold.order and predicted.limited == gold.limited,
         ),
         _connectors(*(set(query.where.words) for query in both)),
         _set_operations(predicted, gold),
@@ -204,7 +204,7 @@ def _keywords(query: SpiderQuery) -> set[str]:
         "group": query.group,
         "having": query.having.items,
         "order": query.order,
-        "limit": query.limit is not None,
+        "limit": query.limited,
         "except": query.except_,
         "union": query.union,
         "intersect": query.intersect,

@@ -19,7 +19,9 @@ from collections.abc import Iterator, Sequence
 from rstar_trl.data.question import Row, Value
 
 _UNDECODABLE = "\ufffd"
-_QUOTED_OR_WORD = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|;|\bdistinct\b", re.I | re.S)
+_QUOTED_OR_WORD = re.compile(
+    r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|[;()]|\bdistinct\b", re.I | re.S
+)
 _SPLIT_OPERATOR = re.compile(r"([<>!]) =")
 _CURRENT_YEAR = re.compile(r"year\s*\(\s*curdate\s*\(\s*\)\s*\)\s*", re.IGNORECASE)
 
@@ -129,12 +131,16 @@ def _assign(
 
 
 def _without_distinct(sql: str) -> Iterator[str]:
-    """The first statement's text, piece by piece, without the word outside of quotes and comments."""
-    end = 0
+    """The first statement's text, piece by piece, without the word outside of quotes and comments.
+
+    A semicolon in parentheses ends no statement.
+    """
+    end = depth = 0
     for found in _QUOTED_OR_WORD.finditer(sql):
         yield sql[end : found.start()]
         end = found.end()
-        if found[0] == ";":
+        depth += (found[0] == "(") - (found[0] == ")")
+        if found[0] == ";" and depth <= 0:
             return
         if found[0].lower() != "distinct":
             yield found[0]

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from rstar_trl.cli import app
 from rstar_trl.errors import DataError
+from rstar_trl.evaluation import test_suite
 from rstar_trl.evaluation.bird import bird_scores, mean_ratio, r_ves, reward, ves
 from rstar_trl.evaluation.official import score_bird, score_spider
 from rstar_trl.evaluation.official_tables import render
@@ -97,11 +98,31 @@ def test_gold_values_are_plugged_in_where_asked(data: Path, shared_sandbox: Sand
 
 
 def test_fillings_are_all_ways_to_put_gold_values_into_slots() -> None:
-    found = list(fillings("SELECT T1.a WHERE b = 1 AND c = 'x y' LIMIT 3", 'SELECT a WHERE b = 2.5 AND c = "z"'))
-    assert len(found) == 2**3
-    assert 'SELECT T1.a WHERE b = 2.5 AND c = "z" LIMIT 2.5' in found
-    assert list(fillings("SELECT a", "SELECT a WHERE b = 1")) == ["SELECT a"]
-    assert list(fillings("SELECT a WHERE b = 1", "SELECT a")) == []
+    count, found = fillings("SELECT T1.a WHERE b = 1 AND c = 'x y' LIMIT 3", 'SELECT a WHERE b = .5 AND c = "z"')
+    sql = list(found)
+    assert len(sql) == len(set(sql)) == count == 2**3
+    assert 'SELECT T1.a WHERE b = .5 AND c = "z" LIMIT .5' in sql
+    assert list(fillings("SELECT a", "SELECT a WHERE b = 1")[1]) == ["SELECT a"]
+    assert list(fillings("SELECT a WHERE b = 1", "SELECT a")[1]) == []
+
+
+def test_fillings_have_the_quirks_of_the_official_evaluator() -> None:
+    """Each was seen side by side: semicolons and `T1.*` go, and a name like `s1` is taken for a number."""
+    gold = "SELECT a FROM b WHERE c = 7"
+    predicted = "SELECT T2.* FROM b AS T2 WHERE c IN (1;);"
+    assert list(fillings(predicted, gold)[1]) == ["SELECT * FROM b AS T2 WHERE c IN (7)"]
+    assert list(fillings("SELECT s1.a FROM b AS s1", gold)[1]) == ["SELECT 7.a FROM b AS 7"]
+
+
+def test_fillings_that_are_not_tried_are_told(
+    data: Path, shared_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(test_suite, "MAX_FILLINGS", 3)
+    predicted = "SELECT age FROM singer WHERE age > 1 AND age > 2"
+    gold = "SELECT name FROM singer WHERE age > 30 OR age < 20"
+    files = database_files(data / "database", "music")
+    (outcome,) = execution_outcomes([(predicted, gold, files)], shared_sandbox, plug_value=True)
+    assert outcome.right is False and outcome.note == "3 of 4 ways to plug gold values in were tried."
 
 
 def test_text_is_put_right_before_it_runs(data: Path, shared_sandbox: Sandbox) -> None:
