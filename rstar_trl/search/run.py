@@ -22,9 +22,8 @@ from rstar_trl.policy.prompting import Prompter
 from rstar_trl.search.effects import Task
 from rstar_trl.search.scheduler import run_searches
 from rstar_trl.search.tree import Tree
+from rstar_trl.sql.execution import MAX_INFRA_SHARE
 from rstar_trl.sql.sandbox import Sandbox
-
-MAX_INFRA_SHARE = 0.05
 
 
 class Reporter(Protocol):

@@ -10,6 +10,9 @@ from typing import Literal
 
 from rstar_trl.data.question import Row
 
+MAX_INFRA_SHARE = 0.05
+"""Queries that may end in `infra`, of all; more stops what is under way, since single ones are set aside."""
+
 Verdict = Literal["ok", "rejected", "sql_error", "timeout", "memory", "truncated", "infra"]
 
 

@@ -3,7 +3,9 @@
 Guarantees: only the standard library is imported at the start, so that a killed worker is replaced in tens of
 milliseconds (an engine's package, and the parser that words a rejection, when they are first needed); the process ends
 when its stdin closes, that is, when the parent is gone. Does not guarantee an end by itself within the
-time limit (the parent kills), only that CPU time beyond the limits of its batch ends it.
+time limit (the parent kills), only that CPU time beyond the limits of its batch ends it. Python code here can neither
+use the network nor start a process; C code could (PostgreSQL's client must), and is kept from it by what each engine
+refuses.
 
 Frames, both ways: 4 bytes of little-endian length, then marshal data (plain tuples; nothing in it can run code).
 To the child: `[(database, sql, probe), ...]`. From the child: None once, when it is ready, then one `Reply` a query,
@@ -23,6 +25,9 @@ from rstar_trl.sql.engine import DatabaseUnusable, Dialect, Engine, Limits, Repl
 
 EXPLAINED_LENGTH = 10_000
 OPEN_FILES = 32
+
+# What a worker never does; audit events, raised by the interpreter itself (PEP 578), and a hook cannot be taken back.
+_FORBIDDEN_EVENTS = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "pty.")
 
 HEADER_BYTES = 4
 MARSHAL_VERSION = 2  # Later versions track shared objects, which costs time and saves nothing on rows.
@@ -93,12 +98,18 @@ def _receive(requests: BinaryIO) -> list[tuple[str, str, bool]] | None:
 
 
 def _restrict(limits: Limits) -> None:
-    """Takes away what a query never needs: memory beyond the limit, writing to files, core dumps, descriptors."""
+    """Takes away what no query needs: memory beyond the limit, writing to files, core dumps, descriptors, network."""
     memory = limits.memory_mb * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+    sys.addaudithook(_refuse)
+
+
+def _refuse(event: str, _: tuple[Any, ...]) -> None:
+    if event.startswith(_FORBIDDEN_EVENTS):
+        raise PermissionError(f"a sandbox worker uses no network and starts no process ({event})")
 
 
 def _allow_cpu(seconds: float) -> None:
