@@ -101,7 +101,7 @@ _stage_command("evaluate", 0, "Measure the policy and the PPM of one round.")
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question, in words.", show_default=False)],
-    db: Annotated[Path, typer.Option("--db", help="The SQLite file it is about.")],
+    db: Annotated[str, typer.Option("--db", help="The database it is about: an SQLite file, or a URL.")],
     model: Annotated[Path, typer.Option("--model", help="A run folder, or a model folder.")],
     assignments: SetOption = None,
     tree: Annotated[bool, typer.Option("--tree", help="Print the search tree too.")] = False,

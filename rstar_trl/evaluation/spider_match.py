@@ -135,7 +135,7 @@ def _all_items(query: SpiderQuery) -> tuple[Condition, ...]:
     return query.joined_on.items + query.where.items + query.having.items
 
 
-def _all_words(query: SpiderQuery) -> tuple[str, ...]:
+def _all_words(query: SpiderQuery) -> tuple[Any, ...]:
     return query.joined_on.words + query.where.words + query.having.words
 
 
@@ -186,7 +186,7 @@ def _whole(predicted: bool, gold: bool, equal: bool) -> Component:
     return Component(int(gold), int(predicted), predicted == gold and (equal or not gold))
 
 
-def _connectors(predicted: set[str], gold: set[str]) -> Component:
+def _connectors(predicted: set[Any], gold: set[Any]) -> Component:
     # The official counts of the two sides are exchanged here, which shows in accuracy and recall of this component.
     return Component(1, 1, True) if predicted == gold else Component(len(predicted), len(gold), False)
 

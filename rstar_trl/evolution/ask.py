@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rstar_trl.config import ModelConfig, PromptConfig, SandboxConfig, SearchConfig
+from rstar_trl.data.databases import Database, dialect_of, name_of
 from rstar_trl.data.question import Question
 from rstar_trl.errors import EngineError, RunError
 from rstar_trl.evolution import manifest
@@ -67,7 +68,7 @@ def _find(path: Path) -> Asked:
     return Asked(path, None, PromptConfig(), SearchConfig(answer="majority"), SandboxConfig(), model)
 
 
-def ask(asked: Asked, database: Path, text: str, seed: int = 0) -> tuple[Tree, Execution | None]:
+def ask(asked: Asked, database: str, text: str, seed: int = 0) -> tuple[Tree, Execution | None]:
     """Searches for an answer; returns the tree and the result of its chosen query (None when it chose none)."""
     from rstar_trl.data.schema import introspect
     from rstar_trl.policy.ppm_scorer import PPMScorer
@@ -77,9 +78,10 @@ def ask(asked: Asked, database: Path, text: str, seed: int = 0) -> tuple[Tree, E
     from rstar_trl.sql.sandbox import Sandbox
     from rstar_trl.trajectories.store import read_trees
 
-    # A file that is missing, locked or no database is named here, before any model is loaded.
+    # A database that is missing, locked or none at all is named here, before any model is loaded.
     introspect(database, sample_values=0)
-    databases = {database.stem: database}
+    name = name_of(database)
+    databases: dict[str, Database] = {name: database}
     model = asked.model
     engine = TransformersEngine.load(
         str(asked.policy), model.dtype, model.trust_remote_code, asked.search.max_step_tokens
@@ -87,7 +89,7 @@ def ask(asked: Asked, database: Path, text: str, seed: int = 0) -> tuple[Tree, E
     with Sandbox(asked.sandbox) as sandbox, tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "trees.jsonl"
         search_questions(
-            [Question("ask", database.stem, text)],
+            [Question("ask", name, text)],
             engine=engine,
             scorer=PPMScorer.load(str(asked.ppm), model.dtype, model.trust_remote_code) if asked.ppm else None,
             sandbox=sandbox,
@@ -97,11 +99,12 @@ def ask(asked: Asked, database: Path, text: str, seed: int = 0) -> tuple[Tree, E
             mode="inference",
             seed=seed,
             out=out,
+            dialect=dialect_of(database),
         )
         (tree,) = read_trees([out])
         if tree.answer is None:
             return tree, None
-        return tree, sandbox.run([SqlJob(str(database), tree.sql[tree.answer])])[0]
+        return tree, sandbox.run([SqlJob(database, tree.sql[tree.answer])])[0]
 
 
 def render_answer(tree: Tree, result: Execution | None) -> str:

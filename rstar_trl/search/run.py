@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from rstar_trl.config import SearchConfig
+from rstar_trl.data.databases import Database
 from rstar_trl.data.question import Question
 from rstar_trl.errors import DataError, InfraError
 from rstar_trl.io import append_jsonl, digest, read_jsonl
@@ -72,7 +73,7 @@ def search_questions(
     scorer: Scorer | None,
     sandbox: Sandbox,
     prompter: Prompter,
-    databases: Mapping[str, Path],
+    databases: Mapping[str, Database],
     config: SearchConfig,
     mode: Literal["train", "inference"],
     seed: int,
@@ -110,7 +111,7 @@ def search_questions(
 def _task(
     question: Question,
     prompter: Prompter,
-    databases: Mapping[str, Path],
+    databases: Mapping[str, Database],
     mode: Literal["train", "inference"],
     seed: int,
     dialect: str,

@@ -20,7 +20,8 @@ from typing import Any
 
 import duckdb
 
-from rstar_trl.sql.engine import SQL_LENGTH, Collector, DatabaseUnusable, Limits, Outcome, Reply, path_of, plain_value
+from rstar_trl.data.databases import path_of, plain_value
+from rstar_trl.sql.engine import SQL_LENGTH, Collector, DatabaseUnusable, Limits, Outcome, Reply
 
 OPEN_CONNECTIONS = 8
 FETCH = 256

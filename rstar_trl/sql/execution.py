@@ -35,7 +35,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class SqlJob:
-    """One query to run on a database, named by its path or its URL (`rstar_trl.sql.engine`).
+    """One query to run on a database, named by its path or its URL (`rstar_trl.data.databases`).
 
     `probe` asks only whether it runs: at most one row is fetched.
     """

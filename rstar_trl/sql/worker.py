@@ -8,8 +8,9 @@ use the network nor start a process; C code could (PostgreSQL's client must), an
 refuses.
 
 Frames, both ways: 4 bytes of little-endian length, then marshal data (plain tuples; nothing in it can run code).
-To the child: `[(database, sql, probe), ...]`. From the child: None once, when it is ready, then one `Reply` a query,
-in order, each sent at once: the query without an answer is therefore the one that hung or killed the worker.
+To the child: `[(database, sql, probe), ...]`. From the child: None when it is ready, then one `Reply` a query, in
+order, each sent at once: the query without an answer is therefore the one that hung or killed the worker. Between True
+and the next None the worker imports a package, which on a busy machine takes longer than many a query may.
 """
 
 from __future__ import annotations
@@ -19,9 +20,14 @@ import os
 import resource
 import sys
 import time
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, BinaryIO, TypeVar
 
-from rstar_trl.sql.engine import DatabaseUnusable, Dialect, Engine, Limits, Reply, dialect_of, open_engine
+from rstar_trl.data.databases import Dialect, dialect_of
+from rstar_trl.sql.engine import DatabaseUnusable, Engine, Limits, Reply, open_engine
+
+T = TypeVar("T")
 
 EXPLAINED_LENGTH = 10_000
 OPEN_FILES = 32
@@ -69,7 +75,7 @@ def _answer(engines: dict[Dialect, Engine], limits: Limits, database: str, sql: 
     dialect = dialect_of(database)
     try:
         if dialect not in engines:
-            engines[dialect] = open_engine(dialect, limits)
+            engines[dialect] = _patiently(lambda: open_engine(dialect, limits))
         reply = _explained(engines[dialect].run(database, sql, probe), sql, dialect)
         return frame(reply)
     except DatabaseUnusable as problem:
@@ -87,7 +93,18 @@ def _explained(reply: Reply, sql: str, dialect: Dialect) -> Reply:
         return reply
     from rstar_trl.sql.policy import violation
 
+    if "sqlglot" not in sys.modules:
+        _patiently(lambda: import_module("sqlglot"))
     return (*reply[:3], violation(sql, dialect) or reply[3], *reply[4:])
+
+
+def _patiently(start: Callable[[], T]) -> T:
+    """Does what is no query's fault, and has the parent wait for it."""
+    write_all(1, frame(True))
+    try:
+        return start()
+    finally:
+        write_all(1, frame(None))
 
 
 def _receive(requests: BinaryIO) -> list[tuple[str, str, bool]] | None:

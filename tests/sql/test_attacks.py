@@ -284,7 +284,9 @@ def test_a_worker_uses_no_network_and_starts_no_process() -> None:
         "    except PermissionError as error: print(error)"
     )
     root = str(Path(__file__).resolve().parents[2])
-    ended = subprocess.run([sys.executable, "-I", "-S", "-c", script, root], capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script, root], capture_output=True, text=True, check=True
+    )
     lines = ended.stdout.splitlines()
     assert len(lines) == 4 and all("uses no network and starts no process" in line for line in lines), ended.stdout
 

@@ -152,7 +152,7 @@ def test_gold_whose_worker_dies_is_quarantined_after_its_second_try(shop: Path) 
 
 
 def test_too_much_infra_stops_loudly(shop: Path) -> None:
-    with pytest.raises(InfraError, match="1 of 11 gold queries .* died twice .* run the same command again"):
+    with pytest.raises(InfraError, match=r"1 of 11 gold queries .* died twice .* run the same command again"):
         prepare_beside_a_killer(shop, 10)
 
 
