@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rstar_trl.errors import DataError
 from rstar_trl.sql.execution import Execution, SqlJob
-from rstar_trl.sql.official import spider_ts_equal, spider_ts_ordered, spider_ts_query, without_undecodable
+from rstar_trl.sql.official import in_2020, spider_ts_equal, spider_ts_ordered, spider_ts_text, without_undecodable
 from rstar_trl.sql.sandbox import Sandbox
 
 MAX_FILLINGS = 100_000
@@ -27,7 +27,6 @@ MAX_FILLINGS = 100_000
 _VALUE = re.compile(
     r"""'[^']*'|"[^"]*"|(?<![\w.])[-+]?(?:\d*\.)?\d+(?![\w.])|(?<![\w`])[a-su-z_]\d+(?![\w`])""", re.IGNORECASE
 )
-_TABLE_STAR = re.compile(r"\b[tT][123]\.\*")
 # Small, because a chunk's results are all held at once.
 CHUNK = 64
 
@@ -75,10 +74,10 @@ def execution_outcomes(
 def fillings(predicted: str, gold: str) -> tuple[int, Iterator[str]]:
     """How many ways there are to put values of the gold query where the prediction has values, and all of them.
 
-    As in the official evaluator, semicolons are gone from what is filled in, and `T1.*` has become `*`.
+    As in the official evaluator, semicolons are gone from what is filled in.
     """
     values = list(dict.fromkeys(found[0] for found in _VALUE.finditer(gold.replace(";", ""))))
-    pieces = _VALUE.split(_TABLE_STAR.sub("*", predicted.replace(";", "")))
+    pieces = _VALUE.split(predicted.replace(";", ""))
     slots = len(pieces) - 1
     filled = (
         pieces[0] + "".join(value + piece for value, piece in zip(chosen, pieces[1:], strict=True))
@@ -90,9 +89,9 @@ def fillings(predicted: str, gold: str) -> tuple[int, Iterator[str]]:
 def _chunk(
     pairs: Sequence[tuple[str, str, Sequence[Path]]], sandbox: Sandbox, plug_value: bool, keep_distinct: bool
 ) -> list[Outcome]:
-    queries = [(spider_ts_query(p, keep_distinct), spider_ts_query(g, keep_distinct)) for p, g, _ in pairs]
+    queries = [(spider_ts_text(p, keep_distinct), spider_ts_text(g, keep_distinct)) for p, g, _ in pairs]
     jobs = [
-        SqlJob(str(path), sql)
+        SqlJob(str(path), in_2020(sql))
         for (predicted, gold), (_, _, files) in zip(queries, pairs, strict=True)
         for sql in (gold, predicted)
         for path in files
@@ -135,7 +134,7 @@ def _any_filling(
     while left := list(islice(tried, CHUNK)):
         # Most fillings are wrong on the first file already.
         for path, execution in zip(files, ours, strict=True):
-            found = sandbox.run([SqlJob(str(path), sql) for sql in left])
+            found = sandbox.run([SqlJob(str(path), in_2020(sql)) for sql in left])
             left = [sql for sql, each in zip(left, found, strict=True) if _equal(each, execution, ordered)]
             if not left:
                 break

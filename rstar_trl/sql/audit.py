@@ -8,7 +8,7 @@ question, nor that every unstable query is caught: `COPIES` shuffles are looked 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -55,6 +55,8 @@ def audit(corpus: Corpus, sandbox: Sandbox, scratch: Path, seed: int = 0) -> lis
     Databases of other engines are not copied: their queries run once, and what depends on the order of rows stays
     unseen. Raises `InfraError` when a database cannot be read.
     """
+    # A database that is missing is a finding about its questions; one that cannot be read says nothing about them.
+    corpus = replace(corpus, databases={name: each for name, each in corpus.databases.items() if is_there(each)})
     require_readable(corpus, sandbox)
     corpus, unsayable = in_engine_dialect(corpus)
     copies = _shuffled(corpus, scratch, seed)
@@ -84,12 +86,11 @@ def read_quarantine(path: Path) -> dict[str, str]:
 
 def _shuffled(corpus: Corpus, scratch: Path, seed: int) -> Mapping[str, list[Path]]:
     copies: dict[str, list[Path]] = {}
+    count = COPIES if corpus.engine == "sqlite" else 0
     for db_id, database in corpus.databases.items():
-        if is_there(database):
-            count = COPIES if corpus.engine == "sqlite" else 0
-            copies[db_id] = [scratch / f"{db_id}-{number}.sqlite" for number in range(count)]
-            for number, copy in enumerate(copies[db_id]):
-                shuffled_copy(Path(database), copy, seed + number)
+        copies[db_id] = [scratch / f"{db_id}-{number}.sqlite" for number in range(count)]
+        for number, copy in enumerate(copies[db_id]):
+            shuffled_copy(Path(database), copy, seed + number)
     return copies
 
 

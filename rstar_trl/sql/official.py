@@ -55,9 +55,19 @@ def spider_ts_query(sql: str, keep_distinct: bool = False) -> str:
 
     Where DISTINCT is removed, only the first of several statements is left.
     """
+    return in_2020(spider_ts_text(sql, keep_distinct))
+
+
+def spider_ts_text(sql: str, keep_distinct: bool = False) -> str:
+    """`spider_ts_query` but for the year: what `plug_value` fills values into."""
     sql = _SPLIT_OPERATOR.sub(r"\1=", sql)
     if not keep_distinct:
         sql = "".join(_without_distinct(sql))
+    return sql
+
+
+def in_2020(sql: str) -> str:
+    """The query with the current year as 2020."""
     return _CURRENT_YEAR.sub("2020", sql)
 
 
