@@ -131,7 +131,8 @@ def prepare_beside_a_killer(shop: Path, questions: int) -> Prepared:
         def kill() -> None:
             (worker,) = pool._workers
             while not ended.wait(0.005):
-                with contextlib.suppress(IndexError):
+                # The query may just have ended, and so may the worker that is being replaced.
+                with contextlib.suppress(IndexError, ProcessLookupError):
                     if worker.batch[0][1] == endless:
                         os.kill(worker.process.pid, signal.SIGKILL)
 
