@@ -120,7 +120,7 @@ _engine_command("evaluate", 0, "Measure the policy and the PPM of one round.")
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question, in words.", show_default=False)],
-    db: Annotated[Path, typer.Option("--db", help="The SQLite file it is about.")],
+    db: Annotated[str, typer.Option("--db", help="The database it is about: an SQLite file, or a URL.")],
     model: Annotated[Path | None, typer.Option("--model", help="A run folder, or a model folder.")] = None,
     assignments: SetOption = None,
     engine: EngineOption = None,

@@ -20,6 +20,9 @@ class DataConfig:
     """Where questions come from: the embedded demo corpus, Spider's or BIRD's own file layout, or plain JSONL."""
     path: str | None = None
     """Folder (spider, bird) or folder with `train.jsonl`, `eval.jsonl`, `databases/` (jsonl); unused for the demo."""
+    dialect: Literal["sqlite", "duckdb", "postgres", "mysql", "bigquery", "snowflake", "tsql", "oracle"] | None = None
+    """The SQL dialect that the gold queries are written in, if it is not that of the databases' engine: they are then
+    translated, and checked like any other."""
     label_fraction: float = 0.1
     """Fraction of the training questions that keep their gold SQL; the others keep the result of it alone."""
     train_size: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -58,6 +59,16 @@ def test_module_imports_only_from_rows_above_or_its_own_unit(path: Path) -> None
     for line, unit in imports_of(path):
         above = row_of(unit) < row_of(own) or unit == own or row_of(own) == row_of(unit) == 0
         assert above or own in ROWS[-1], f"{path}:{line} imports {unit}, which is in a row below {own}"
+
+
+def test_nothing_is_read_that_could_run_code() -> None:
+    """JSON, marshal of plain values, safetensors and safe YAML only."""
+    dangerous = re.compile(
+        r"\bimport (pickle|shelve|dill|joblib|cloudpickle)\b|yaml\.(unsafe_|full_)?load\(|torch\.load\("
+    )
+    for path in MODULES:
+        found = dangerous.search(path.read_text(encoding="utf-8"))
+        assert found is None, f"{path}: {found}"
 
 
 def test_the_reader_of_imports_sees_them_all(tmp_path: Path) -> None:

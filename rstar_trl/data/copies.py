@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from rstar_trl.data.schema import quoted
+from rstar_trl.data.readers import quoted
 from rstar_trl.errors import DataError
 
 _INTEGER = re.compile(r"\binteger\b(?=[^'\"]*(?:['\"][^'\"]*['\"][^'\"]*)*$)", re.IGNORECASE)

@@ -15,6 +15,7 @@ from random import Random
 from typing import Any
 
 from rstar_trl.config import DataConfig
+from rstar_trl.data.databases import Database, is_there, name_of, resolved, shown
 from rstar_trl.data.demo.build import build_demo
 from rstar_trl.data.question import Corpus, GoldResult, Question
 from rstar_trl.errors import DataError
@@ -32,11 +33,17 @@ def load_corpus(config: DataConfig, workdir: Path) -> Corpus:
     """
     if config.source == "demo":
         return _narrowed(build_demo(workdir / "demo", config.seed, config.databases, config.hardness), config)
+    corpus = _narrowed(_load(config), config)
+    engine = corpus.engine  # Which there must be one of, whatever the gold queries are written in.
+    return dataclasses.replace(corpus, dialect=config.dialect or engine)
+
+
+def _load(config: DataConfig) -> Corpus:
     folder = Path(config.path or ".").expanduser()
     if not folder.is_dir():
         raise DataError(f"the data folder {folder} does not exist; set `data.path` to the folder of the data set.")
     load = {"spider": _spider, "bird": _bird, "jsonl": _jsonl}[config.source]
-    return _narrowed(load(folder), config)
+    return load(folder)
 
 
 # --- Spider and BIRD ---------------------------------------------------------------------------------------------
@@ -89,7 +96,7 @@ def _json_rows(path: Path) -> Rows:
 
 
 def _corpus(name: str, train: tuple[Question, ...], evaluation: tuple[Question, ...], folders: list[Path]) -> Corpus:
-    databases = {}
+    databases: dict[str, Database] = {}
     for db_id in sorted({question.db_id for question in train + evaluation}):
         path = _database(folders, db_id)
         if path is not None:
@@ -120,8 +127,11 @@ def _with_databases(corpus: Corpus, folders: list[Path]) -> Corpus:
 
 
 def _jsonl(folder: Path) -> Corpus:
-    """`train.jsonl`, `eval.jsonl`, and databases under `databases/` or named row by row under `database`."""
-    explicit: dict[str, Path] = {}
+    """`train.jsonl`, `eval.jsonl`, and databases under `databases/` or named row by row under `database`.
+
+    A row names an SQLite file, relative to the folder, or a URL (`rstar_trl.data.databases`).
+    """
+    explicit: dict[str, Database] = {}
     splits = [_jsonl_split(folder, split, explicit) for split in ("train", "eval")]
     train, evaluation = splits
     seen: set[str] = set()
@@ -133,11 +143,11 @@ def _jsonl(folder: Path) -> Corpus:
         db_id: explicit.get(db_id) or _database([folder / "databases"], db_id)
         for db_id in sorted({question.db_id for question in train + evaluation})
     }
-    databases = {db_id: path for db_id, path in found.items() if path is not None and path.is_file()}
+    databases = {db_id: database for db_id, database in found.items() if database is not None and is_there(database)}
     return _with_databases(Corpus("jsonl", train, evaluation, databases), [folder / "databases"])
 
 
-def _jsonl_split(folder: Path, split: str, explicit: dict[str, Path]) -> tuple[Question, ...]:
+def _jsonl_split(folder: Path, split: str, explicit: dict[str, Database]) -> tuple[Question, ...]:
     path = folder / f"{split}.jsonl"
     if not path.is_file():
         raise DataError(f"{path} does not exist; a JSONL data set needs train.jsonl and eval.jsonl.")
@@ -151,16 +161,20 @@ def _jsonl_split(folder: Path, split: str, explicit: dict[str, Path]) -> tuple[Q
 
 
 def _jsonl_question(
-    row: dict[str, Any], place: str, default_id: str, folder: Path, explicit: dict[str, Path]
+    row: dict[str, Any], place: str, default_id: str, folder: Path, explicit: dict[str, Database]
 ) -> Question:
-    database = _optional_text(row, "database", place)
-    if database is not None:
-        row = {"db_id": Path(database).stem, **row}
+    named = _optional_text(row, "database", place)
+    if named is not None:
+        row = {"db_id": name_of(named), **row}
     db_id = _text(row, "db_id", place)
-    if database is not None:
-        path = folder / Path(database).expanduser()
-        if explicit.setdefault(db_id, path) != path:
-            raise DataError(f"{place}: database {db_id} is {path} here but {explicit[db_id]} above; name them apart.")
+    if named is not None:
+        try:
+            database = resolved(named, folder)
+        except DataError as error:
+            raise DataError(f"{place}: {error}") from error
+        if explicit.setdefault(db_id, database) != database:
+            here, above = shown(database), shown(explicit[db_id])
+            raise DataError(f"{place}: database {db_id} is {here} here but {above} above; name them apart.")
     labels = [_optional_text(row, key, place) for key in ("gold_sql", "sql", "query")]
     return Question(
         id=str(row.get("id", default_id)),

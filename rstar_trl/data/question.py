@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from rstar_trl.data.databases import Database, Dialect, dialect_of
+from rstar_trl.errors import DataError
 from rstar_trl.io import digest
 
 Value = int | float | str | bytes | None
@@ -26,7 +27,7 @@ class GoldResult:
 
 @dataclass(frozen=True)
 class Check:
-    """What the right query returns on another database of the same schema, named by its path."""
+    """What the right query returns on another database of the same schema, named like `Corpus.databases`."""
 
     database: str
     result: GoldResult
@@ -55,14 +56,28 @@ class Question:
 class Corpus:
     """Questions with the databases they are about.
 
-    `databases` maps `db_id` to an SQLite file; `dialect` is sqlglot's name of the dialect the gold SQL is written in.
+    `databases` maps `db_id` to an SQLite file or the URL of another database, all of one engine; `dialect` is
+    sqlglot's name of the dialect the gold SQL is written in.
     """
 
     name: str
     train: tuple[Question, ...]
     eval: tuple[Question, ...]
-    databases: Mapping[str, Path]
+    databases: Mapping[str, Database]
     dialect: str = "sqlite"
+
+    @property
+    def engine(self) -> Dialect:
+        """The engine of all databases. Raises `DataError` when there are several."""
+        first: dict[Dialect, str] = {}
+        for db_id, database in self.databases.items():
+            first.setdefault(dialect_of(database), db_id)
+        if len(first) > 1:
+            found = ", ".join(f"{db_id} is {engine}" for engine, db_id in first.items())
+            raise DataError(
+                f"the databases of {self.name} are of several engines ({found}); make a data set for each."
+            )
+        return next(iter(first), "sqlite")
 
     def digest(self) -> str:
         """Changes whenever a question, a label or the set of databases changes."""

@@ -1,22 +1,20 @@
-"""What a live SQLite database holds: tables, keys, sample values, and which columns hold a word of the question.
+"""What a live database holds: tables, keys, sample values, and which columns hold a word of the question.
 
-Guarantees: the database is opened read-only and never changed; any text comes back (bytes that are not UTF-8 are
-replaced); the same file gives the same schema; only the first `SCAN_ROWS` rows of a table are looked at, so that a
-big one costs no more than a small one. Does not guarantee: that every stored value is indexed, for the same reason.
+Guarantees: the same for every engine (`rstar_trl.data.readers`); the same database gives the same schema; only the
+first `SCAN_ROWS` rows of a table are looked at, so that a big one costs no more than a small one. Does not guarantee:
+that every stored value is indexed, for the same reason.
 """
 
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
-from urllib.parse import quote
 
 from rstar_trl.config import PromptConfig
+from rstar_trl.data.databases import Database, Dialect, dialect_of, is_there, shown
 from rstar_trl.data.question import Value
+from rstar_trl.data.readers import Reader, open_reader, quoted, sqlite_connection
 from rstar_trl.errors import DataError
 
 SCAN_ROWS = 20_000
@@ -33,6 +31,14 @@ _RESERVED = (
     "transaction union unique update using values when where"
 )
 _RESERVED_WORDS = frozenset(_RESERVED.split())
+_RESERVED_ELSEWHERE = (
+    "analyze any array asc asymmetric authorization binary both cast cross current_date current_time current_user "
+    "desc do end false fetch for freeze full grant ilike initially inner lateral leading left like localtime natural "
+    "offset only outer overlaps pivot placing qualify right show similar some summarize symmetric tablesample "
+    "trailing true unpivot user variadic verbose window with"
+)
+"""What PostgreSQL or DuckDB reserve beyond SQLite."""
+_RESERVED_ELSEWHERE_WORDS = frozenset(_RESERVED_ELSEWHERE.split())
 
 
 @dataclass(frozen=True)
@@ -67,91 +73,54 @@ Hint = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Schema:
-    """Tables in the order they were created. `values` maps a value's words, lower-cased, to where it is stored."""
+    """Tables in the order of their reader. `values` maps a value's words, lower-cased, to where it is stored."""
 
     tables: tuple[Table, ...]
     foreign_keys: tuple[ForeignKey, ...]
     values: Mapping[str, tuple[Hint, ...]] = field(default_factory=dict, repr=False)
     longest: int = 0
     """Words of the longest value in `values`."""
+    dialect: Dialect = "sqlite"
 
 
-def introspect(path: Path | str, sample_values: int = 2) -> Schema:
-    """The schema of the database file `path` with up to `sample_values` distinct values per column.
+def introspect(database: Database, sample_values: int = 2) -> Schema:
+    """The schema of a database with up to `sample_values` distinct values per column.
 
-    Raises `DataError` when the file is missing, locked, not an SQLite database, or holds no table.
+    Raises `DataError` when it is missing, locked, no database, on a server that cannot be asked, or holds no table.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"the database {path} does not exist; check the path, or put the file there.")
-    try:
-        with closing(
-            sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=2)
-        ) as connection:
-            connection.text_factory = lambda data: data.decode("utf-8", "replace")
-            schema = _read(connection, sample_values)
-    except sqlite3.Error as error:
-        raise DataError(f"the database {path} cannot be read ({error}); {_remedy(error)}.") from error
+    with open_reader(database) as reader:
+        schema = _read(reader, sample_values, dialect_of(database))
     if not schema.tables:
-        raise DataError(f"the database {path} holds no table; check that it is the file you meant.")
+        raise DataError(f"the database {shown(database)} holds no table; check that it is the one you meant.")
     return schema
 
 
-def column_names(path: Path | str) -> dict[str, tuple[str, ...]]:
-    """The columns of every table of a database file, names as they are spelled; no value is looked at.
+def column_names(path: Database) -> dict[str, tuple[str, ...]]:
+    """The columns of every table of an SQLite file, names as they are spelled; no value is looked at.
 
     Raises `DataError` when the file is missing or cannot be read.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not is_there(path):
         raise DataError(f"the database {path} does not exist; check the path, or put the file there.")
-    try:
-        with closing(
-            sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=2)
-        ) as connection:
-            names = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
-            return {name: _columns(connection, name) for name in names}
-    except sqlite3.Error as error:
-        raise DataError(f"the database {path} cannot be read ({error}); {_remedy(error)}.") from error
+    with sqlite_connection(path) as connection:
+        names = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
+        rows = {name: connection.execute(f"pragma table_info({quoted(name)})").fetchall() for name in names}
+    return {name: tuple(row[1] for row in found) for name, found in rows.items()}
 
 
-def _columns(connection: sqlite3.Connection, table: str) -> tuple[str, ...]:
-    return tuple(row[1] for row in connection.execute(f"pragma table_info({quoted(table)})"))
-
-
-def _remedy(error: sqlite3.Error) -> str:
-    if "locked" in str(error):
-        return "close the program that is writing to it and run the same command again"
-    if isinstance(error, sqlite3.OperationalError):
-        return "check that the file and its folder may be read"
-    return "replace the file by a whole SQLite database"
-
-
-def _read(connection: sqlite3.Connection, sample_values: int) -> Schema:
-    query = "select name from sqlite_master where type in ('table', 'view') and name not like 'sqlite\\_%' escape '\\'"
-    names = [name for (name,) in connection.execute(query)]
+def _read(reader: Reader, sample_values: int, dialect: Dialect) -> Schema:
     tables, values = [], dict[str, list[Hint]]()
-    for name in names:
+    for name, described in reader.tables():
         columns = []
-        for _, column, declared, _, _, key in connection.execute(f"pragma table_info({quoted(name)})").fetchall():
-            found = _distinct(connection, name, column)
+        for column, declared, key in described:
+            found = list(dict.fromkeys(reader.values(name, column, SCAN_ROWS)))[:VALUES_PER_COLUMN]
             _index(values, name, column, found)
             samples = tuple(value for value in found if not isinstance(value, bytes))[:sample_values]
-            columns.append(Column(column, declared.lower(), key > 0, samples))
+            columns.append(Column(column, declared.lower(), key, samples))
         tables.append(Table(name, tuple(columns)))
     index = {key: tuple(hints) for key, hints in values.items()}
     longest = max((key.count(" ") + 1 for key in index), default=0)
-    return Schema(tuple(tables), tuple(_foreign_keys(connection, tables)), index, longest)
-
-
-def _distinct(connection: sqlite3.Connection, table: str, column: str) -> list[Value]:
-    """Distinct values that are not NULL, in the order of first appearance."""
-    name = quoted(column)
-    inner = f"select {name} from {quoted(table)} limit {SCAN_ROWS}"
-    rows = connection.execute(
-        f"select distinct {name} from ({inner}) where {name} is not null limit {VALUES_PER_COLUMN}"
-    )
-    return [value for (value,) in rows]
+    return Schema(tuple(tables), tuple(_foreign_keys(reader, tables)), index, longest, dialect)
 
 
 def _index(values: dict[str, list[Hint]], table: str, column: str, found: list[Value]) -> None:
@@ -162,25 +131,23 @@ def _index(values: dict[str, list[Hint]], table: str, column: str, found: list[V
                 values.setdefault(" ".join(words), []).append((table, column, value))
 
 
-def _foreign_keys(connection: sqlite3.Connection, tables: list[Table]) -> Iterator[ForeignKey]:
+def _foreign_keys(reader: Reader, tables: list[Table]) -> Iterator[ForeignKey]:
     """Keys whose parent exists, with names as their tables spell them."""
     known = {table.name.lower(): table for table in tables}
-    for table in tables:
-        rows = connection.execute(f"pragma foreign_key_list({quoted(table.name)})").fetchall()
-        for _, position, parent_name, column, target, *_ in sorted(rows, key=lambda row: (-row[0], row[1])):
-            parent = known.get(parent_name.lower())
-            if parent is None:
-                continue
-            keys = [other.name for other in parent.columns if other.primary_key]
-            if target is None:
-                target = keys[position] if position < len(keys) else None
-            own, other = _spelled(table, column), _spelled(parent, target)
-            if own and other:
-                yield ForeignKey(table.name, own, parent.name, other)
+    for name, column, parent_name, target in reader.references():
+        parent = known.get(parent_name.lower())
+        if parent is None:
+            continue
+        keys = [other.name for other in parent.columns if other.primary_key]
+        if isinstance(target, int):
+            target = keys[target] if target < len(keys) else ""
+        own, other = _spelled(known[name.lower()], column), _spelled(parent, target)
+        if own and other:
+            yield ForeignKey(name, own, parent.name, other)
 
 
-def _spelled(table: Table, name: str | None) -> str | None:
-    return next((column.name for column in table.columns if name and column.name.lower() == name.lower()), None)
+def _spelled(table: Table, name: str) -> str | None:
+    return next((column.name for column in table.columns if column.name.lower() == name.lower()), None)
 
 
 def value_hints(schema: Schema, question: str, limit: int) -> list[Hint]:
@@ -235,16 +202,18 @@ def render_schema(schema: Schema, config: PromptConfig) -> str:
     referring = {(key.table, key.column) for key in schema.foreign_keys}
     lines = []
     for table in schema.tables:
-        columns = [_column(column, config, (table.name, column.name) in referring) for column in table.columns]
-        lines.append(f"{identifier(table.name)}({', '.join(columns)})")
+        columns = [
+            _column(column, config, (table.name, column.name) in referring, schema.dialect) for column in table.columns
+        ]
+        lines.append(f"{identifier(table.name, schema.dialect)}({', '.join(columns)})")
     for key in schema.foreign_keys:
-        own = f"{identifier(key.table)}.{identifier(key.column)}"
-        lines.append(f"{own} = {identifier(key.parent)}.{identifier(key.parent_column)}")
+        names = (identifier(name, schema.dialect) for name in (key.table, key.column, key.parent, key.parent_column))
+        lines.append("{}.{} = {}.{}".format(*names))
     return "\n".join(lines)
 
 
-def _column(column: Column, config: PromptConfig, refers: bool) -> str:
-    text = identifier(column.name)
+def _column(column: Column, config: PromptConfig, refers: bool, dialect: Dialect) -> str:
+    text = identifier(column.name, dialect)
     if config.column_types and column.type:
         text += f" {column.type}"
     if column.primary_key:
@@ -264,11 +233,11 @@ def sample(value: Value) -> str:
     return "'" + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text) + "'"
 
 
-def identifier(name: str) -> str:
-    """The name as SQL must write it: quoted only where SQLite would not read it plain."""
+def identifier(name: str, dialect: Dialect = "sqlite") -> str:
+    """The name as SQL must write it: quoted only where the engine would not read it plain."""
     plain = _PLAIN_NAME.match(name) and name.lower() not in _RESERVED_WORDS
+    if dialect != "sqlite":
+        plain = plain and name.lower() not in _RESERVED_ELSEWHERE_WORDS
+    if dialect == "postgres":
+        plain = plain and name == name.lower()  # Names that are not quoted are read in lower case.
     return name if plain else quoted(name)
-
-
-def quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

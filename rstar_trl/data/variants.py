@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rstar_trl.data.copies import copy_in_progress, create_rest, create_tables
 from rstar_trl.data.question import Value
-from rstar_trl.data.schema import quoted
+from rstar_trl.data.readers import quoted
 
 SAMPLE = 400
 """Rows of a table that are drawn from."""

@@ -19,7 +19,7 @@ from rstar_trl.sql.official import bird_set_equal, soft_f1
 from rstar_trl.sql.sandbox import Sandbox
 
 TIMEOUT = 30.0
-"""Seconds that the official evaluator gives a question."""
+"""Seconds that the official evaluator gives a question, both queries together."""
 ITERATIONS = 100
 """Times that it runs both queries to measure them."""
 CHUNK = 64
@@ -46,7 +46,7 @@ def bird_scores(pairs: Sequence[tuple[str, str, str]], sandbox: Sandbox, iterati
         chunk = pairs[start : start + CHUNK]
         executions = sandbox.run([SqlJob(db, sql) for predicted, gold, db in chunk for sql in (predicted, gold)])
         for pair, theirs, ours in zip(chunk, executions[::2], executions[1::2], strict=True):
-            score = _score(theirs, ours)
+            score = _score(theirs, ours, sandbox.config.timeout)
             if iterations and score.ex is not None:
                 ratio = _time_ratio(pair, sandbox, iterations) if score.ex else 0.0
                 score = BirdScore(score.ex, score.soft_f1, score.valid, ratio)
@@ -79,13 +79,13 @@ def mean_ratio(ratios: Sequence[float]) -> float:
     return statistics.fmean(kept or ratios)
 
 
-def _score(theirs: Execution, ours: Execution) -> BirdScore:
+def _score(theirs: Execution, ours: Execution, timeout: float) -> BirdScore:
     if ours.verdict != "ok" or ours.rows is None:
         return BirdScore(None, None, None, problem=f"the gold query fails: {ours.verdict}: {ours.error}")
     if theirs.verdict == "infra":
         return BirdScore(None, None, None, problem=f"the prediction could not be run: {theirs.error}")
     valid = theirs.verdict in ("ok", "truncated")
-    if theirs.verdict != "ok" or theirs.rows is None:
+    if theirs.verdict != "ok" or theirs.rows is None or theirs.seconds + ours.seconds > timeout:
         return BirdScore(0.0, 0.0, valid)
     return BirdScore(float(bird_set_equal(theirs.rows, ours.rows)), soft_f1(theirs.rows, ours.rows), valid)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rstar_trl.config import EvaluationConfig, SearchConfig
+from rstar_trl.data.databases import Database
 from rstar_trl.data.question import Question
 from rstar_trl.errors import SqlError
 from rstar_trl.io import append_jsonl, read_jsonl, write_json
@@ -49,7 +50,7 @@ def evaluate(
     scorer: Scorer | None,
     sandbox: Sandbox,
     prompter: Prompter,
-    databases: Mapping[str, Path],
+    databases: Mapping[str, Database],
     config: EvaluationConfig,
     search: SearchConfig,
     seed: int,
@@ -128,7 +129,7 @@ def measure(
     questions: Sequence[Question],
     answers: Sequence[tuple[Tree, int | None]],
     sandbox: Sandbox,
-    databases: Mapping[str, Path],
+    databases: Mapping[str, Database],
     dialect: str = "sqlite",
 ) -> dict[str, float]:
     """Execution accuracy (`bag_ordered`), exact match (same AST as the gold SQL) and valid-SQL rate, in 0..1.

@@ -43,7 +43,7 @@ class SpiderSchemas:
     def __init__(self, folder: Path, tables: Path) -> None:
         self.folder = folder
         self.tables = tables
-        self.entries = {entry["db_id"]: entry for entry in read_json(tables)}
+        self.entries = _entries(tables)
         self._known: dict[str, tuple[dict[str, tuple[str, ...]], tuple[str, ...], dict[str, str]]] = {}
 
     def __getitem__(self, db_id: str) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...], dict[str, str]]:
@@ -59,6 +59,15 @@ class SpiderSchemas:
             columns = tuple(f"__{table}.{column}__" for table, found in schema.items() for column in found)
             self._known[db_id] = (schema, columns, foreign_keys(self.entries[db_id]))
         return self._known[db_id]
+
+
+def _entries(path: Path) -> dict[str, dict[str, Any]]:
+    rows = read_json(path)
+    needed = ("db_id", "table_names_original", "column_names_original", "foreign_keys")
+    rows = rows if isinstance(rows, list) else [rows]
+    if not all(isinstance(row, dict) and all(key in row for key in needed) for row in rows):
+        raise DataError(f"{path} is no list of schemas with {', '.join(needed)}; give Spider's own tables.json.")
+    return {row["db_id"]: row for row in rows}
 
 
 def exact_set_match(predicted: str, gold: str, db_id: str, schemas: SpiderSchemas) -> tuple[str, Match]:
@@ -100,11 +109,11 @@ def score_spider(
         queries = [(pair.predicted.replace(" value ", " 1 "), pair.gold, files) for pair, _, _, files in graded]
         outcomes = execution_outcomes(queries, sandbox, plug_value, keep_distinct)
         scores = [SpiderScore(s.hardness, s.match, outcome) for s, outcome in zip(scores, outcomes, strict=True)]
-        problems += [
-            f"{pair.place}: {score.outcome.problem} Not scored."
-            for (pair, *_), score in zip(graded, scores, strict=True)
-            if score.outcome and score.outcome.problem
-        ]
+        for pair, outcome in zip((pair for pair, *_ in graded), outcomes, strict=True):
+            if outcome.problem:
+                problems.append(f"{pair.place}: {outcome.problem} Not scored.")
+            if outcome.note:
+                problems.append(f"{pair.place}: {outcome.note} Counted as wrong.")
         scores = [score for score in scores if score.outcome and not score.outcome.problem]
     levels = {level: _spider_level([s for s in scores if level in (s.hardness, "all")]) for level in ALL_LEVELS}
     left_out = len(loaded.pairs) - len(scores)

@@ -107,8 +107,8 @@ def _lines(path: Path, loaded: Loaded) -> list[str]:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    lines = []
-    for number, raw in enumerate(data.rstrip().split(b"\n"), 1):
+    lines: list[str] = []
+    for number, raw in enumerate(data.rstrip().split(b"\n") if data.strip() else [], 1):
         line = raw.decode("utf-8", "replace").rstrip("\r")
         if "\ufffd" in line and not _is_utf8(raw):
             loaded.problems.append(f"{path}:{number} has bytes that are not UTF-8; they are read as \ufffd.")

@@ -104,7 +104,7 @@ def hardness(query: SpiderQuery) -> Hardness:
 
 def _clauses(query: SpiderQuery) -> int:
     """WHERE, GROUP BY, ORDER BY, LIMIT, joins, ORs and LIKEs."""
-    present = [query.where.items, query.group, query.order, query.limit is not None]
+    present = [query.where.items, query.group, query.order, query.limited]
     joins = max(0, len(query.tables) - 1)
     return sum(map(bool, present)) + joins + _all_words(query).count("or") + _compared(query).count("like")
 
@@ -135,7 +135,7 @@ def _all_items(query: SpiderQuery) -> tuple[Condition, ...]:
     return query.joined_on.items + query.where.items + query.having.items
 
 
-def _all_words(query: SpiderQuery) -> tuple[str, ...]:
+def _all_words(query: SpiderQuery) -> tuple[Any, ...]:
     return query.joined_on.words + query.where.words + query.having.words
 
 
@@ -169,7 +169,7 @@ def _components(predicted: SpiderQuery, gold: SpiderQuery) -> list[Component]:
         _whole(
             predicted.order is not None,
             gold.order is not None,
-            predicted.order == gold.order and (predicted.limit is None) == (gold.limit is None),
+            predicted.order == gold.order and predicted.limited == gold.limited,
         ),
         _connectors(*(set(query.where.words) for query in both)),
         _set_operations(predicted, gold),
@@ -186,7 +186,7 @@ def _whole(predicted: bool, gold: bool, equal: bool) -> Component:
     return Component(int(gold), int(predicted), predicted == gold and (equal or not gold))
 
 
-def _connectors(predicted: set[str], gold: set[str]) -> Component:
+def _connectors(predicted: set[Any], gold: set[Any]) -> Component:
     # The official counts of the two sides are exchanged here, which shows in accuracy and recall of this component.
     return Component(1, 1, True) if predicted == gold else Component(len(predicted), len(gold), False)
 
@@ -204,7 +204,7 @@ def _keywords(query: SpiderQuery) -> set[str]:
         "group": query.group,
         "having": query.having.items,
         "order": query.order,
-        "limit": query.limit is not None,
+        "limit": query.limited,
         "except": query.except_,
         "union": query.union,
         "intersect": query.intersect,

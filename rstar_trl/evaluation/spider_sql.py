@@ -48,10 +48,14 @@ class Condition:
 
 @dataclass(frozen=True)
 class Conditions:
-    """Comparisons and the words (`and`, `or`) between them."""
+    """Comparisons and the words (`and`, `or`) between them.
+
+    The official reader takes every second element for a word: where none stands between two comparisons, the later one
+    is in its place.
+    """
 
     items: tuple[Condition, ...] = ()
-    words: tuple[str, ...] = ()
+    words: tuple[str | Condition, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class SpiderQuery:
     group: tuple[ColumnUnit, ...] = ()
     having: Conditions = field(default_factory=Conditions)
     order: tuple[str, tuple[ValueUnit, ...]] | None = None
-    limit: int | None = None
+    limited: bool = False
     intersect: SpiderQuery | None = None
     union: SpiderQuery | None = None
     except_: SpiderQuery | None = None
@@ -118,6 +122,13 @@ def _aliases(tokens: list[str], schema: Schema) -> dict[str, str]:
     return found | {table: table for table in schema}
 
 
+def _conditions(found: list[str | Condition]) -> Conditions:
+    items = tuple(each for each in found[::2] if isinstance(each, Condition))
+    if len(items) != len(found[::2]):
+        raise ValueError("a word stands where a comparison should")
+    return Conditions(items, tuple(found[1::2]))
+
+
 class _Reader:
     """Reads tokens from left to right; `at` is the next one."""
 
@@ -155,13 +166,11 @@ class _Reader:
         after_from, self.at = self.at, begin
         distinct, select = self.select(names)
         self.at = after_from
-        where = self.conditions(names) if self.accept("where") else Conditions()
+        where = _conditions(self.conditions(names) if self.accept("where") else [])
         group = self.group(names)
-        having = self.conditions(names) if self.accept("having") else Conditions()
+        having = _conditions(self.conditions(names) if self.accept("having") else [])
         order = self.order(names)
-        limit = None
-        if self.accept("limit"):
-            limit = int(self.take())
+        limited = self.accept("limit") and bool(self.take())
         self.skip_semicolons()
         if block:
             self.expect(")")
@@ -170,13 +179,12 @@ class _Reader:
         if self.peek() in SET_OPERATIONS:
             operation = self.take()
             combined["except_" if operation == "except" else operation] = self.query()
-        return SpiderQuery(distinct, select, tables, joined_on, where, group, having, order, limit, **combined)
+        return SpiderQuery(distinct, select, tables, joined_on, where, group, having, order, limited, **combined)
 
     def from_(self) -> tuple[tuple[Any, ...], Conditions, list[str]]:
         tables: list[Any] = []
         names: list[str] = []
-        items: list[Condition] = []
-        words: list[str] = []
+        joined_on: list[str | Condition] = []
         while self.at < len(self.tokens):
             block = self.accept("(")
             if self.peek() == "select":
@@ -189,14 +197,12 @@ class _Reader:
                 tables.append(self.identifier(name))
                 names.append(name)
             if self.accept("on"):
-                found = self.conditions(names)
-                words += ["and"] * bool(items) + list(found.words)
-                items += found.items
+                joined_on += ["and"] * bool(joined_on) + self.conditions(names)
             if block:
                 self.expect(")")
             if self.peek() in CLAUSES or self.peek() in _CLOSES:
                 break
-        return tuple(tables), Conditions(tuple(items), tuple(words)), names
+        return tuple(tables), _conditions(joined_on), names
 
     def select(self, names: list[str]) -> tuple[bool, tuple[tuple[str, ValueUnit], ...]]:
         self.expect("select")
@@ -232,9 +238,8 @@ class _Reader:
                 break
         return direction, tuple(units)
 
-    def conditions(self, names: list[str]) -> Conditions:
-        items: list[Condition] = []
-        words: list[str] = []
+    def conditions(self, names: list[str]) -> list[str | Condition]:
+        found: list[str | Condition] = []
         while self.at < len(self.tokens):
             left = self.value_unit(names)
             negated = self.accept("not")
@@ -245,13 +250,13 @@ class _Reader:
             if comparison == "between":
                 self.expect("and")
                 upper = self.value(names)
-            items.append(Condition(negated, comparison, left, right, upper))
+            found.append(Condition(negated, comparison, left, right, upper))
             token = self.peek()
             if token in CLAUSES or token in _CLOSES or token in JOIN_WORDS:
                 break
             if token in ("and", "or"):
-                words.append(self.take())
-        return Conditions(tuple(items), tuple(words))
+                found.append(self.take())
+        return found
 
     # --- values ---
 

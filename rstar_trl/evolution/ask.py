@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rstar_trl.config import EngineConfig, ModelConfig, PromptConfig, SandboxConfig, SearchConfig
+from rstar_trl.data.databases import Database, dialect_of, name_of
 from rstar_trl.data.question import Question
 from rstar_trl.errors import ConfigError, EngineError, RunError
 from rstar_trl.evolution import manifest
@@ -75,7 +76,7 @@ def _find(path: Path) -> Asked:
     return _untrained(path)
 
 
-def ask(asked: Asked, database: Path, text: str, seed: int = 0) -> tuple[Tree, Execution | None]:
+def ask(asked: Asked, database: str, text: str, seed: int = 0) -> tuple[Tree, Execution | None]:
     """Searches for an answer; returns the tree and the result of its chosen query (None when it chose none)."""
     from rstar_trl.data.schema import introspect
     from rstar_trl.policy.engines import open_engine, open_scorer
@@ -84,9 +85,10 @@ def ask(asked: Asked, database: Path, text: str, seed: int = 0) -> tuple[Tree, E
     from rstar_trl.sql.sandbox import Sandbox
     from rstar_trl.trajectories.store import read_trees
 
-    # A file that is missing, locked or no database is named here, before any model is loaded.
+    # A database that is missing, locked or none at all is named here, before any model is loaded.
     introspect(database, sample_values=0)
-    databases = {database.stem: database}
+    name = name_of(database)
+    databases: dict[str, Database] = {name: database}
     with (
         open_engine(asked.engine, asked.model, str(asked.policy), asked.search.max_step_tokens) as engine,
         open_scorer(asked.engine, asked.model, asked.ppm) as scorer,
@@ -95,7 +97,7 @@ def ask(asked: Asked, database: Path, text: str, seed: int = 0) -> tuple[Tree, E
     ):
         out = Path(scratch) / "trees.jsonl"
         search_questions(
-            [Question("ask", database.stem, text)],
+            [Question("ask", name, text)],
             engine=engine,
             scorer=scorer,
             sandbox=sandbox,
@@ -105,11 +107,12 @@ def ask(asked: Asked, database: Path, text: str, seed: int = 0) -> tuple[Tree, E
             mode="inference",
             seed=seed,
             out=out,
+            dialect=dialect_of(database),
         )
         (tree,) = read_trees([out])
         if tree.answer is None:
             return tree, None
-        return tree, sandbox.run([SqlJob(str(database), tree.sql[tree.answer])])[0]
+        return tree, sandbox.run([SqlJob(database, tree.sql[tree.answer])])[0]
 
 
 def render_answer(tree: Tree, result: Execution | None) -> str:

@@ -98,6 +98,7 @@ class _Size:
 
 def _measure(recipe: Recipe) -> tuple[_Size | None, str]:
     """The size of the data with a sentence about it; the published size where the data is not on this machine."""
+    from rstar_trl.data.databases import is_there
     from rstar_trl.data.loaders import load_corpus
     from rstar_trl.policy.prompting import Prompter
 
@@ -106,7 +107,7 @@ def _measure(recipe: Recipe) -> tuple[_Size | None, str]:
         with tempfile.TemporaryDirectory() as scratch:
             corpus = load_corpus(data, Path(scratch))
             prompter = Prompter(corpus.databases, recipe.prompt)
-            texts = [prompter.prompt(q) for q in corpus.train if corpus.databases[q.db_id].exists()][:20]
+            texts = [prompter.prompt(q) for q in corpus.train if is_there(corpus.databases[q.db_id])][:20]
     except RStarError as error:
         if data.source not in PUBLISHED:
             return None, f"Questions: not counted, the data cannot be loaded here: {error}"

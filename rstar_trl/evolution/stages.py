@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rstar_trl.config import SearchConfig
+from rstar_trl.data.databases import Database, dialect_of
 from rstar_trl.data.question import Corpus, Question
 from rstar_trl.errors import DataError, RunError
 from rstar_trl.evolution import manifest
@@ -42,7 +43,7 @@ class RunData:
 
     train: tuple[Question, ...]
     eval: tuple[Question, ...]
-    databases: Mapping[str, Path]
+    databases: Mapping[str, Database]
     dialect: str
 
 
@@ -66,7 +67,7 @@ def prepare_data(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Me
     write_jsonl(stage.folder / "quarantine.jsonl", map(dataclasses.asdict, prepared.quarantine))
     used = {q.db_id for q in (*prepared.train, *unanswered, *prepared.eval)}
     databases = {name: _relative(path, stage.folder) for name, path in corpus.databases.items() if name in used}
-    write_json(stage.folder / "corpus.json", {"dialect": corpus.dialect, "databases": databases})
+    write_json(stage.folder / "corpus.json", {"dialect": corpus.engine, "databases": databases})
     labelled = sum(q.gold_sql is not None for q in prepared.train)
     return {
         "corpus": digest,
@@ -121,7 +122,9 @@ def load_data(folder: Path) -> RunData:
         tuple(question_from_record(row) for row in read_jsonl(folder / f"{split}.jsonl")[0])
         for split in ("train", "eval")
     )
-    databases = {name: folder / path for name, path in corpus["databases"].items()}
+    databases: dict[str, Database] = {
+        name: folder / named if dialect_of(named) == "sqlite" else named for name, named in corpus["databases"].items()
+    }
     return RunData(train, evaluation, databases, corpus["dialect"])
 
 
@@ -453,7 +456,9 @@ def _search_metrics(loaded: LoadedRecipe, stage: Stage, questions: int, train: i
     }
 
 
-def _relative(path: Path, folder: Path) -> str:
+def _relative(database: Database, folder: Path) -> str:
     """Databases made inside the run folder move with it; others keep their place."""
-    path, folder = path.resolve(), folder.resolve()
+    if dialect_of(database) != "sqlite":
+        return str(database)
+    path, folder = Path(database).resolve(), folder.resolve()
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)

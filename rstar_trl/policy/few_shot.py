@@ -10,9 +10,9 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rstar_trl.config import PromptConfig
+from rstar_trl.data.databases import Database
 from rstar_trl.data.question import Question
 from rstar_trl.policy.bootstrap import gold_completion
 from rstar_trl.policy.prompting import Prompter
@@ -33,7 +33,7 @@ class FewShotPrompter(Prompter):
 
     def __init__(
         self,
-        databases: Mapping[str, Path],
+        databases: Mapping[str, Database],
         config: PromptConfig,
         render: Render = plain,
         examples: Sequence[Example] = (),

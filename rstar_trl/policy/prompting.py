@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 
 from rstar_trl.config import PromptConfig
+from rstar_trl.data.databases import Database
 from rstar_trl.data.question import Question
 from rstar_trl.data.schema import Schema, introspect, render_schema, value_hints
 from rstar_trl.errors import DataError
@@ -25,7 +25,7 @@ Leave one blank line between steps and write nothing after the last one."""
 class Prompter:
     """Renders questions about a set of databases; schemas are read once each."""
 
-    def __init__(self, databases: Mapping[str, Path], config: PromptConfig, render: Render = plain):
+    def __init__(self, databases: Mapping[str, Database], config: PromptConfig, render: Render = plain):
         self.databases, self.config, self.render = databases, config, render
 
     @cached_property

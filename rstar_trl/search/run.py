@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from rstar_trl.config import SearchConfig
+from rstar_trl.data.databases import Database
 from rstar_trl.data.question import Question
 from rstar_trl.errors import DataError, InfraError
 from rstar_trl.io import append_jsonl, digest, read_jsonl
@@ -23,9 +24,8 @@ from rstar_trl.search.effects import Task
 from rstar_trl.search.queue import Queue
 from rstar_trl.search.scheduler import run_searches
 from rstar_trl.search.tree import Tree
+from rstar_trl.sql.execution import MAX_INFRA_SHARE
 from rstar_trl.sql.sandbox import Sandbox
-
-MAX_INFRA_SHARE = 0.05
 
 
 class Reporter(Protocol):
@@ -74,7 +74,7 @@ def search_questions(
     scorer: Scorer | None,
     sandbox: Sandbox,
     prompter: Prompter,
-    databases: Mapping[str, Path],
+    databases: Mapping[str, Database],
     config: SearchConfig,
     mode: Literal["train", "inference"],
     seed: int,
@@ -133,7 +133,7 @@ def _require_gold(questions: Sequence[Question]) -> None:
 def _task(
     question: Question,
     prompter: Prompter,
-    databases: Mapping[str, Path],
+    databases: Mapping[str, Database],
     mode: Literal["train", "inference"],
     seed: int,
     dialect: str,

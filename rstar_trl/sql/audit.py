@@ -8,21 +8,28 @@ question, nor that every unstable query is caught: `COPIES` shuffles are looked 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from rstar_trl.data.copies import shuffled_copy
+from rstar_trl.data.databases import is_there
 from rstar_trl.data.question import Corpus, Question
 from rstar_trl.errors import DataError, SqlError
 from rstar_trl.io import iter_jsonl
 from rstar_trl.sql.compare import orders_rows, results_equal
+from rstar_trl.sql.dialects import in_engine_dialect
 from rstar_trl.sql.execution import Execution, SqlJob
+from rstar_trl.sql.gold import require_readable
 from rstar_trl.sql.policy import nondeterminism
 from rstar_trl.sql.sandbox import Sandbox
 
-Kind = Literal["unknown database", "failed", "timeout", "empty", "non-deterministic", "tied order", "duplicate"]
-QUARANTINED: frozenset[Kind] = frozenset({"unknown database", "failed", "timeout", "empty", "non-deterministic"})
+Kind = Literal[
+    "unknown database", "failed", "timeout", "infra", "empty", "non-deterministic", "tied order", "duplicate"
+]
+QUARANTINED: frozenset[Kind] = frozenset(
+    {"unknown database", "failed", "timeout", "infra", "empty", "non-deterministic"}
+)
 COPIES = 2
 CHUNK = 1024
 
@@ -43,12 +50,21 @@ class Finding:
 
 
 def audit(corpus: Corpus, sandbox: Sandbox, scratch: Path, seed: int = 0) -> list[Finding]:
-    """Findings about all gold queries of a corpus; shuffled copies of its databases are made in `scratch`."""
+    """Findings about all gold queries of a corpus; shuffled copies of its SQLite databases are made in `scratch`.
+
+    Databases of other engines are not copied: their queries run once, and what depends on the order of rows stays
+    unseen. Raises `InfraError` when a database cannot be read.
+    """
+    # A database that is missing is a finding about its questions; one that cannot be read says nothing about them.
+    corpus = replace(corpus, databases={name: each for name, each in corpus.databases.items() if is_there(each)})
+    require_readable(corpus, sandbox)
+    corpus, unsayable = in_engine_dialect(corpus)
     copies = _shuffled(corpus, scratch, seed)
     findings: list[Finding] = []
     for split, questions in (("train", corpus.train), ("eval", corpus.eval)):
         findings += _duplicates(questions, split)
-        asked = [question for question in questions if question.gold_sql]
+        findings += [Finding(q.id, split, "failed", unsayable[q.id]) for q in questions if q.id in unsayable]
+        asked = [question for question in questions if question.gold_sql and question.id not in unsayable]
         for start in range(0, len(asked), CHUNK):
             findings += _chunk(corpus, asked[start : start + CHUNK], split, sandbox, copies)
     return findings
@@ -70,11 +86,11 @@ def read_quarantine(path: Path) -> dict[str, str]:
 
 def _shuffled(corpus: Corpus, scratch: Path, seed: int) -> Mapping[str, list[Path]]:
     copies: dict[str, list[Path]] = {}
-    for db_id, path in corpus.databases.items():
-        if path.is_file():
-            copies[db_id] = [scratch / f"{db_id}-{number}.sqlite" for number in range(COPIES)]
-            for number, copy in enumerate(copies[db_id]):
-                shuffled_copy(path, copy, seed + number)
+    count = COPIES if corpus.engine == "sqlite" else 0
+    for db_id, database in corpus.databases.items():
+        copies[db_id] = [scratch / f"{db_id}-{number}.sqlite" for number in range(count)]
+        for number, copy in enumerate(copies[db_id]):
+            shuffled_copy(Path(database), copy, seed + number)
     return copies
 
 
@@ -86,14 +102,14 @@ def _chunk(
         if question.db_id not in copies:
             yield Finding(question.id, split, "unknown database", f"unknown database {question.db_id!r}")
     jobs = [
-        SqlJob(str(path), question.gold_sql or "")
+        SqlJob(str(database), question.gold_sql or "")
         for question in known
-        for path in (corpus.databases[question.db_id], *copies[question.db_id])
+        for database in (corpus.databases[question.db_id], *copies[question.db_id])
     ]
     executions = iter(sandbox.run(jobs))
     for question in known:
         execution = next(executions)
-        again = [next(executions) for _ in range(COPIES)]
+        again = [next(executions) for _ in copies[question.db_id]]
         found = _judge(question.gold_sql or "", corpus.dialect, execution, again)
         if found:
             yield Finding(question.id, split, *found)
@@ -101,8 +117,8 @@ def _chunk(
 
 def _judge(sql: str, dialect: str, execution: Execution, again: list[Execution]) -> tuple[Kind, str] | None:
     if execution.verdict != "ok":
-        kind: Kind = "timeout" if execution.verdict == "timeout" else "failed"
-        return kind, f"gold SQL: {execution.verdict}: {execution.error}"
+        kinds: dict[str, Kind] = {"timeout": "timeout", "infra": "infra"}
+        return kinds.get(execution.verdict, "failed"), f"gold SQL: {execution.verdict}: {execution.error}"
     try:
         reason = execution.unstable or nondeterminism(sql, dialect)
     except SqlError as error:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +20,8 @@ from typing import Any
 
 import duckdb
 
-from rstar_trl.sql.engine import SQL_LENGTH, Collector, DatabaseUnusable, Limits, Outcome, Reply, path_of, plain_value
+from rstar_trl.data.databases import path_of, plain_value
+from rstar_trl.sql.engine import SQL_LENGTH, Collector, DatabaseUnusable, Limits, Outcome, Reply
 
 OPEN_CONNECTIONS = 8
 FETCH = 256
@@ -51,6 +54,7 @@ _FORBIDDEN_PREFIXES = (
     "mysql_",
     "iceberg_",
 )
+_UNKNOWN_TABLE = re.compile(r"Table with name (\w+) does not exist")
 _CLOCK_KEYWORDS = frozenset({"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"})
 
 
@@ -83,6 +87,8 @@ class DuckDBEngine:
             # The file or the engine; a query that may not name files cannot cause these.
             self._connections.clear()
             verdict, error = "infra", f"{path} could not be read ({problem}); check the file."
+        except duckdb.CatalogException as problem:
+            verdict, error = _unknown(str(problem))
         except (duckdb.Error, UnicodeError, ValueError) as problem:
             verdict = "rejected" if "read-only mode" in str(problem) else "sql_error"
             error = str(problem)
@@ -187,6 +193,21 @@ def _violation(connection: duckdb.DuckDBPyConnection, sql: str, unstable: set[st
         if name in _CLOCK:
             unstable.add("the current date or time")
     return ""
+
+
+def _unknown(message: str) -> tuple[str, str]:
+    """What to say of a name that is not in the database.
+
+    It is refused where DuckDB's scans of Python variables, which are switched off, would have found one of that name:
+    they look through the stack of frames.
+    """
+    found = _UNKNOWN_TABLE.search(message)
+    frame = sys._getframe() if found else None
+    while found and frame:
+        if found[1] in frame.f_locals or found[1] in frame.f_globals:
+            return "rejected", f"{found[1]} is no table; variables of Python may not be read"
+        frame = frame.f_back
+    return "sql_error", message
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

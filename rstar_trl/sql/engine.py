@@ -1,28 +1,22 @@
-"""What every database engine is: one query, on one database named by a URL, under limits.
+"""What every database engine is: one query, on one database, under limits.
 
 An engine is one file with one class, `Engine(limits).run(database, sql, probe) -> Reply`, made by `open_engine` inside
 a worker process (`rstar_trl.sql.worker`). Nothing beyond the standard library is imported until an engine that needs
 more is asked for.
-
-A database is named by a URL: `sqlite:///data/shop.sqlite`, `duckdb:///data/shop.duckdb`,
-`postgresql://reader@localhost/shop`; a plain path is an SQLite file. What follows the two slashes of the first two is
-the path, relative when it does not begin with a third.
 """
 
 from __future__ import annotations
 
-import os
-from decimal import Decimal
 from marshal import dumps
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from rstar_trl.data.databases import Dialect
 
 # verdict, rows (None unless ok or truncated), column names, error, seconds, why a second run may differ (or empty)
 Reply = tuple[str, list[tuple[Any, ...]] | None, tuple[str, ...], str, float, str]
 Outcome = tuple[str, list[tuple[Any, ...]] | None, tuple[str, ...], str]
-Dialect = Literal["sqlite", "duckdb", "postgres"]
 
 SQL_LENGTH = 200_000
-_SCHEMES: dict[str, Dialect] = {"sqlite": "sqlite", "duckdb": "duckdb", "postgresql": "postgres"}
 
 
 class Limits(NamedTuple):
@@ -42,27 +36,6 @@ class Engine(Protocol):
     """Runs queries; every outcome is a reply, none an exception."""
 
     def run(self, database: str, sql: str, probe: bool) -> Reply: ...
-
-
-def dialect_of(database: str) -> Dialect:
-    """The engine, and sqlglot's name of its dialect, that a database's URL asks for."""
-    scheme, slashes, _ = database.partition("://")
-    return _SCHEMES.get(scheme, "sqlite") if slashes else "sqlite"
-
-
-def path_of(database: str) -> str:
-    """The file that the URL of an SQLite or DuckDB database names."""
-    scheme, slashes, path = database.partition("://")
-    return path if slashes and scheme in _SCHEMES else database
-
-
-def absolute(database: str) -> str:
-    """The same database, wherever the process that opens it stands; equal for equal files."""
-    dialect = dialect_of(database)
-    if dialect == "postgres":
-        return database
-    path = os.path.abspath(path_of(database))
-    return path if dialect == "sqlite" else f"{dialect}://{path}"
 
 
 def open_engine(dialect: Dialect, limits: Limits) -> Engine:
@@ -105,18 +78,3 @@ class Collector:
         else:
             self.rows.append(row)
         return not self.cut
-
-
-def plain_value(value: Any) -> Any:
-    """The values that a result may hold are numbers, text, bytes and NULL; anything else is shown as text.
-
-    A decimal is an integer where its type has no places after the point, else a float.
-    """
-    if value is None or isinstance(value, int | float | str | bytes):
-        return value
-    if isinstance(value, bytearray | memoryview):
-        return bytes(value)
-    if isinstance(value, Decimal):
-        exponent = value.as_tuple().exponent
-        return int(value) if isinstance(exponent, int) and exponent >= 0 else float(value)
-    return str(value)

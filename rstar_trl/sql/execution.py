@@ -10,6 +10,9 @@ from typing import Literal
 
 from rstar_trl.data.question import Row
 
+MAX_INFRA_SHARE = 0.05
+"""Queries that may end in `infra`, of all; more stops what is under way, since single ones are set aside."""
+
 Verdict = Literal["ok", "rejected", "sql_error", "timeout", "memory", "truncated", "infra"]
 
 
@@ -32,7 +35,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class SqlJob:
-    """One query to run on a database, named by its path or its URL (`rstar_trl.sql.engine`).
+    """One query to run on a database, named by its path or its URL (`rstar_trl.data.databases`).
 
     `probe` asks only whether it runs: at most one row is fetched.
     """

@@ -19,13 +19,15 @@ from typing import Any
 from rstar_trl.data.question import Check, Corpus, GoldResult, Question
 from rstar_trl.errors import DataError, InfraError, SqlError
 from rstar_trl.sql.compare import decode_rows, encode_rows, orders_rows, results_equal
-from rstar_trl.sql.execution import Execution, SqlJob
+from rstar_trl.sql.dialects import in_engine_dialect
+from rstar_trl.sql.execution import MAX_INFRA_SHARE, Execution, SqlJob
 from rstar_trl.sql.policy import nondeterminism
 from rstar_trl.sql.sandbox import Sandbox
 from rstar_trl.sql.stability import stable_results
 
 # Large enough that all workers stay busy, small enough that the gold rows of a chunk are all that is held twice.
 CHUNK = 4096
+_INFRA = "gold SQL: infra: "
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,22 @@ def prepare(
 ) -> Prepared:
     """Runs all gold SQL, fills in gold results, and leaves gold SQL on `label_fraction` of the training questions.
 
+    Gold SQL of another dialect is first carried over to that of the databases' engine.
     The fraction is of the training questions that stay and have gold SQL, rounded, at least one. Evaluation questions
     keep theirs. A question that comes with a `gold_result` keeps it. `listed` holds question ids
     that are quarantined for a reason found before (`rstar_trl.sql.audit`). `variants` holds further databases by
     `db_id`: training questions get the gold query's results there as their checks. Raises `DataError` when a split
-    that had questions has none left, and `InfraError` when a database cannot be read (a lock, a broken file).
+    that had questions has none left, and `InfraError` when a database cannot be read (a lock, a broken file, a server
+    that is down) or more than `MAX_INFRA_SHARE` of the gold queries fail for reasons of the sandbox.
     """
-    _require_readable(corpus, sandbox)
-    train, bad_train = _verify(corpus, corpus.train, "train", sandbox, listed or {})
-    evaluation, bad_eval = _verify(corpus, corpus.eval, "eval", sandbox, listed or {})
+    require_readable(corpus, sandbox)
+    corpus, unsayable = in_engine_dialect(corpus)
+    listed = {**unsayable, **(listed or {})}
+    train, bad_train = _verify(corpus, corpus.train, "train", sandbox, listed)
+    evaluation, bad_eval = _verify(corpus, corpus.eval, "eval", sandbox, listed)
     train = _with_checks(train, sandbox, corpus.dialect, variants or {})
     quarantine = (*bad_train, *bad_eval)
+    _require_few_infra(sum(q.gold_sql is not None for q in corpus.train + corpus.eval), quarantine)
     _require_questions(corpus, train, evaluation, quarantine)
     return Prepared(tuple(_keep_labels(train, label_fraction, seed)), tuple(evaluation), quarantine)
 
@@ -154,7 +161,6 @@ def _reason(corpus: Corpus, question: Question, execution: Execution | None) -> 
         return f"unknown database {question.db_id!r}"
     if execution is None or question.gold_sql is None:
         return "neither gold SQL nor a gold result" if question.gold_result is None else None
-    _not_ours(execution)
     if execution.verdict != "ok":
         return f"gold SQL: {execution.verdict}: {execution.error}"
     try:
@@ -169,20 +175,26 @@ def _reason(corpus: Corpus, question: Question, execution: Execution | None) -> 
     return None
 
 
-def _require_readable(corpus: Corpus, sandbox: Sandbox) -> None:
+def require_readable(corpus: Corpus, sandbox: Sandbox) -> None:
     """Looks into every database once: a locked one costs a second here, and one per question later."""
     used = {q.db_id for q in corpus.train + corpus.eval if q.gold_sql} & corpus.databases.keys()
-    jobs = [
-        SqlJob(str(corpus.databases[db_id]), "SELECT name FROM sqlite_master", probe=True) for db_id in sorted(used)
-    ]
+    # A constant would not make SQLite look into the file.
+    sql = "SELECT name FROM sqlite_master" if corpus.engine == "sqlite" else "SELECT 1"
+    jobs = [SqlJob(str(corpus.databases[db_id]), sql, probe=True) for db_id in sorted(used)]
     for execution in sandbox.run(jobs):
-        _not_ours(execution)
+        if execution.verdict != "ok":
+            reason = execution.error.rstrip(".")
+            raise InfraError(f"Gold SQL cannot be run: {reason}, then run the same command again.")
 
 
-def _not_ours(execution: Execution) -> None:
-    # Our own failure says nothing about a question, and a quarantine would outlast it.
-    if execution.verdict == "infra":
-        raise InfraError(f"Gold SQL cannot be run: {execution.error.rstrip('.')}, then run the same command again.")
+def _require_few_infra(asked: int, quarantine: tuple[Quarantined, ...]) -> None:
+    # A quarantine outlasts its cause: a query that kills its worker belongs there, those of a sick machine do not.
+    ours = [item.reason for item in quarantine if item.reason.startswith(_INFRA)]
+    if len(ours) > MAX_INFRA_SHARE * asked:
+        raise InfraError(
+            f"{len(ours)} of {asked} gold queries could not be run for reasons of the sandbox (the last: "
+            f"{ours[-1].removeprefix(_INFRA).rstrip('.')}); mend that, then run the same command again."
+        )
 
 
 def _with_result(question: Question, execution: Execution | None, dialect: str) -> Question:

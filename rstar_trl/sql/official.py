@@ -19,7 +19,9 @@ from collections.abc import Iterator, Sequence
 from rstar_trl.data.question import Row, Value
 
 _UNDECODABLE = "\ufffd"
-_QUOTED_OR_WORD = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|;|\bdistinct\b", re.I | re.S)
+_QUOTED_OR_WORD = re.compile(
+    r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|[;()]|\bdistinct\b", re.I | re.S
+)
 _SPLIT_OPERATOR = re.compile(r"([<>!]) =")
 _CURRENT_YEAR = re.compile(r"year\s*\(\s*curdate\s*\(\s*\)\s*\)\s*", re.IGNORECASE)
 
@@ -53,9 +55,19 @@ def spider_ts_query(sql: str, keep_distinct: bool = False) -> str:
 
     Where DISTINCT is removed, only the first of several statements is left.
     """
+    return in_2020(spider_ts_text(sql, keep_distinct))
+
+
+def spider_ts_text(sql: str, keep_distinct: bool = False) -> str:
+    """`spider_ts_query` but for the year: what `plug_value` fills values into."""
     sql = _SPLIT_OPERATOR.sub(r"\1=", sql)
     if not keep_distinct:
         sql = "".join(_without_distinct(sql))
+    return sql
+
+
+def in_2020(sql: str) -> str:
+    """The query with the current year as 2020."""
     return _CURRENT_YEAR.sub("2020", sql)
 
 
@@ -129,12 +141,16 @@ def _assign(
 
 
 def _without_distinct(sql: str) -> Iterator[str]:
-    """The first statement's text, piece by piece, without the word outside of quotes and comments."""
-    end = 0
+    """The first statement's text, piece by piece, without the word outside of quotes and comments.
+
+    A semicolon in parentheses ends no statement.
+    """
+    end = depth = 0
     for found in _QUOTED_OR_WORD.finditer(sql):
         yield sql[end : found.start()]
         end = found.end()
-        if found[0] == ";":
+        depth += (found[0] == "(") - (found[0] == ")")
+        if found[0] == ";" and depth <= 0:
             return
         if found[0].lower() != "distinct":
             yield found[0]

@@ -20,12 +20,13 @@ import re
 import time
 from contextlib import closing
 from typing import Any
-from urllib.parse import urlsplit
 
 import psycopg
+import sqlglot  # noqa: F401  Needed for the first query already, whose time an import would take.
 
+from rstar_trl.data.databases import plain_value, shown
 from rstar_trl.errors import SqlError
-from rstar_trl.sql.engine import SQL_LENGTH, Collector, DatabaseUnusable, Limits, Outcome, Reply, plain_value
+from rstar_trl.sql.engine import SQL_LENGTH, Collector, DatabaseUnusable, Limits, Outcome, Reply
 from rstar_trl.sql.policy import changing_values, parse_statements, violation
 
 LEAST_CONNECT_SECONDS = 2
@@ -131,7 +132,7 @@ class PostgresEngine:
             connection = psycopg.connect(database, options=options, connect_timeout=patience)
         except (psycopg.Error, UnicodeError) as problem:
             raise DatabaseUnusable(
-                f"the server of {_shown(database)} cannot be used ({problem}); start it, or check the role and its "
+                f"the server of {shown(database)} cannot be used ({problem}); start it, or check the role and its "
                 "password."
             ) from problem
         return connection
@@ -145,7 +146,7 @@ class PostgresEngine:
         reasons += [f"it is a member of {groups}"] * bool(groups) + [f"it may write to {writable}"] * bool(writable)
         if reasons:
             raise DatabaseUnusable(
-                f"the role {name} of {_shown(database)} is refused: {', '.join(reasons)}; "
+                f"the role {name} of {shown(database)} is refused: {', '.join(reasons)}; "
                 "use a role that can only SELECT."
             )
         self._trusted.add(database)
@@ -164,7 +165,7 @@ class PostgresEngine:
         if verdict:
             return verdict, text
         if not state or state.startswith(_INFRA_CLASSES):
-            return "infra", f"the server of {_shown(database)} gave up ({text}); look at its log."
+            return "infra", f"the server of {shown(database)} gave up ({text}); look at its log."
         return "sql_error", text
 
 
@@ -195,9 +196,3 @@ def _unstable(sql: str) -> str:
         return changing_values(sql, "postgres") or ""
     except SqlError:
         return ""
-
-
-def _shown(database: str) -> str:
-    """The URL without a password."""
-    parts = urlsplit(database)
-    return f"{parts.scheme}://{parts.username or ''}@{parts.hostname or ''}{parts.path}"

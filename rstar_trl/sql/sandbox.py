@@ -23,11 +23,13 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rstar_trl.config import SandboxConfig
+from rstar_trl.data.databases import absolute
+from rstar_trl.data.question import Row
 from rstar_trl.errors import InfraError
-from rstar_trl.sql.engine import absolute
-from rstar_trl.sql.execution import Execution, SqlJob
+from rstar_trl.sql.execution import Execution, SqlJob, Verdict
 from rstar_trl.sql.worker import HEADER_BYTES, frame, write_all
 
 GRACE = 0.5
@@ -175,6 +177,7 @@ class _Worker:
         assert self.process.stdin and self.process.stdout
         self.input, self.output = self.process.stdin.fileno(), self.process.stdout.fileno()
         self.ready = False
+        self.starting = True
         self.batch: deque[Key] = deque()
         self.buffer = bytearray()
         self.deadline = time.monotonic() + START_SECONDS
@@ -268,22 +271,23 @@ class _Dispatch:
             self._bury(worker, hung=False)
             return
         for payload in payloads:
-            if not worker.ready:
-                worker.ready = True
+            message = marshal.loads(payload)
+            if not isinstance(message, tuple):
+                worker.ready, worker.starting = True, bool(message)
                 continue
             key = worker.batch.popleft()
-            execution = _execution(payload)
+            execution = _execution(*message)
             if execution.verdict == "infra" and self._failed(key) == 1:
                 self.queue.append(key)
                 continue
             self.found[key] = execution
             self.cache.put(key, execution, len(payload))
-        worker.deadline = time.monotonic() + self.patience
+        worker.deadline = time.monotonic() + (START_SECONDS if worker.starting else self.patience)
 
     def _bury(self, worker: _Worker, hung: bool) -> None:
         """Replaces a worker that hangs or is dead, and decides about the query it was running."""
         left = list(worker.batch)
-        started = worker.ready
+        started, hung = worker.ready, hung and not worker.starting
         worker.restart()
         if not started:
             self.failed_starts += 1
@@ -304,6 +308,5 @@ class _Dispatch:
         return self.failures[key]
 
 
-def _execution(payload: bytes) -> Execution:
-    verdict, rows, *rest = marshal.loads(payload)
+def _execution(verdict: Verdict, rows: list[Row] | None, *rest: Any) -> Execution:
     return Execution(verdict, None if rows is None else tuple(rows), *rest)

@@ -20,7 +20,8 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from rstar_trl.sql.engine import SQL_LENGTH, Collector, DatabaseUnusable, Limits, Outcome, Reply, path_of
+from rstar_trl.data.databases import path_of
+from rstar_trl.sql.engine import SQL_LENGTH, Collector, DatabaseUnusable, Limits, Outcome, Reply
 
 OPEN_CONNECTIONS = 16
 PROGRESS_OPCODES = 10_000

@@ -18,8 +18,9 @@ from pathlib import Path
 from rstar_trl.data.question import Corpus, GoldResult, Value
 from rstar_trl.data.schema import introspect
 from rstar_trl.data.variants import make_variant
-from rstar_trl.errors import SqlError
+from rstar_trl.errors import DataError, SqlError
 from rstar_trl.sql.compare import results_equal
+from rstar_trl.sql.dialects import in_engine_dialect
 from rstar_trl.sql.execution import Execution, SqlJob
 from rstar_trl.sql.near_misses import Columns, constants, near_misses
 from rstar_trl.sql.policy import nondeterminism
@@ -47,12 +48,21 @@ class Chosen:
 
 
 def choose_all(corpus: Corpus, per_db: int, folder: Path, sandbox: Sandbox, seed: int) -> dict[str, Chosen]:
-    """`per_db` variants of every database of a corpus, each database's in a folder of its own below `folder`."""
+    """`per_db` variants of every database of a corpus, each database's in a folder of its own below `folder`.
+
+    Raises `DataError` for databases that are no SQLite files: only those are copied.
+    """
+    if corpus.engine != "sqlite":
+        raise DataError(
+            f"variants are made of SQLite files, and the databases of {corpus.name} are {corpus.engine}; "
+            "set `verify: database`."
+        )
+    corpus, unsayable = in_engine_dialect(corpus)
     questions = corpus.train + corpus.eval
     return {
         db_id: choose_variants(
-            path,
-            [q.gold_sql for q in questions if q.db_id == db_id and q.gold_sql],
+            Path(path),
+            [q.gold_sql for q in questions if q.db_id == db_id and q.gold_sql and q.id not in unsayable],
             per_db,
             folder / db_id,
             sandbox,

@@ -3,11 +3,14 @@
 Guarantees: only the standard library is imported at the start, so that a killed worker is replaced in tens of
 milliseconds (an engine's package, and the parser that words a rejection, when they are first needed); the process ends
 when its stdin closes, that is, when the parent is gone. Does not guarantee an end by itself within the
-time limit (the parent kills), only that CPU time beyond the limits of its batch ends it.
+time limit (the parent kills), only that CPU time beyond the limits of its batch ends it. Python code here can neither
+use the network nor start a process; C code could (PostgreSQL's client must), and is kept from it by what each engine
+refuses.
 
 Frames, both ways: 4 bytes of little-endian length, then marshal data (plain tuples; nothing in it can run code).
-To the child: `[(database, sql, probe), ...]`. From the child: None once, when it is ready, then one `Reply` a query,
-in order, each sent at once: the query without an answer is therefore the one that hung or killed the worker.
+To the child: `[(database, sql, probe), ...]`. From the child: None when it is ready, then one `Reply` a query, in
+order, each sent at once: the query without an answer is therefore the one that hung or killed the worker. Between True
+and the next None the worker imports a package, which on a busy machine takes longer than many a query may.
 """
 
 from __future__ import annotations
@@ -17,12 +20,20 @@ import os
 import resource
 import sys
 import time
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, BinaryIO, TypeVar
 
-from rstar_trl.sql.engine import DatabaseUnusable, Dialect, Engine, Limits, Reply, dialect_of, open_engine
+from rstar_trl.data.databases import Dialect, dialect_of
+from rstar_trl.sql.engine import DatabaseUnusable, Engine, Limits, Reply, open_engine
+
+T = TypeVar("T")
 
 EXPLAINED_LENGTH = 10_000
 OPEN_FILES = 32
+
+# What a worker never does; audit events, raised by the interpreter itself (PEP 578), and a hook cannot be taken back.
+_FORBIDDEN_EVENTS = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "pty.")
 
 HEADER_BYTES = 4
 MARSHAL_VERSION = 2  # Later versions track shared objects, which costs time and saves nothing on rows.
@@ -64,7 +75,7 @@ def _answer(engines: dict[Dialect, Engine], limits: Limits, database: str, sql: 
     dialect = dialect_of(database)
     try:
         if dialect not in engines:
-            engines[dialect] = open_engine(dialect, limits)
+            engines[dialect] = _patiently(lambda: open_engine(dialect, limits))
         reply = _explained(engines[dialect].run(database, sql, probe), sql, dialect)
         return frame(reply)
     except DatabaseUnusable as problem:
@@ -82,7 +93,18 @@ def _explained(reply: Reply, sql: str, dialect: Dialect) -> Reply:
         return reply
     from rstar_trl.sql.policy import violation
 
+    if "sqlglot" not in sys.modules:
+        _patiently(lambda: import_module("sqlglot"))
     return (*reply[:3], violation(sql, dialect) or reply[3], *reply[4:])
+
+
+def _patiently(start: Callable[[], T]) -> T:
+    """Does what is no query's fault, and has the parent wait for it."""
+    write_all(1, frame(True))
+    try:
+        return start()
+    finally:
+        write_all(1, frame(None))
 
 
 def _receive(requests: BinaryIO) -> list[tuple[str, str, bool]] | None:
@@ -93,12 +115,18 @@ def _receive(requests: BinaryIO) -> list[tuple[str, str, bool]] | None:
 
 
 def _restrict(limits: Limits) -> None:
-    """Takes away what a query never needs: memory beyond the limit, writing to files, core dumps, descriptors."""
+    """Takes away what no query needs: memory beyond the limit, writing to files, core dumps, descriptors, network."""
     memory = limits.memory_mb * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+    sys.addaudithook(_refuse)
+
+
+def _refuse(event: str, _: tuple[Any, ...]) -> None:
+    if event.startswith(_FORBIDDEN_EVENTS):
+        raise PermissionError(f"a sandbox worker uses no network and starts no process ({event})")
 
 
 def _allow_cpu(seconds: float) -> None:

@@ -44,8 +44,9 @@ def trajectory_dataset(
 ) -> Any:
     """Prompt-completion rows as a `Dataset` of one row per prompt: lists of `input_ids`, `labels` and `weight`.
 
-    See `encode_trajectory`. Trajectories of more than `max_length` tokens are left out. Weights are divided by their mean, and must not be negative; a row without one
-    weighs 1. `length` counts a question's packed tokens, by which `train_sampling_strategy="group_by_length"` sorts.
+    See `encode_trajectory`. Trajectories of more than `max_length` tokens are left out. Weights are divided by their
+    mean, and must not be negative; a row without one weighs 1. `length` counts a prompt's packed tokens, by which
+    `train_sampling_strategy="group_by_length"` sorts.
     """
     from datasets import Dataset
 

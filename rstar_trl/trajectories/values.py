@@ -16,8 +16,8 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+from rstar_trl.data.databases import Database
 from rstar_trl.data.question import Question, Value
 from rstar_trl.data.schema import introspect
 from rstar_trl.errors import SqlError
@@ -125,7 +125,7 @@ def value_copies(
     return ValueCopies(found, prompter)
 
 
-def _values(database: Path) -> Values:
+def _values(database: Database) -> Values:
     found: dict[str, list[Value]] = {}
     for table in introspect(database, VALUES_PER_COLUMN).tables:
         for column in table.columns:

@@ -17,12 +17,15 @@ import pytest
 from typer.testing import CliRunner
 
 from rstar_trl.cli import app
+from rstar_trl.config import SandboxConfig
 from rstar_trl.errors import DataError
-from rstar_trl.evaluation.bird import bird_scores, mean_ratio, r_ves, reward, ves
+from rstar_trl.evaluation import test_suite
+from rstar_trl.evaluation.bird import _score, bird_scores, mean_ratio, r_ves, reward, ves
 from rstar_trl.evaluation.official import score_bird, score_spider
 from rstar_trl.evaluation.official_tables import render
 from rstar_trl.evaluation.prediction_files import load_bird, load_spider
 from rstar_trl.evaluation.test_suite import database_files, execution_outcomes, fillings
+from rstar_trl.sql.execution import SqlJob
 from rstar_trl.sql.sandbox import Sandbox
 
 METRICS = Path(__file__).parents[2] / "rstar_trl/evaluation/metrics"
@@ -97,11 +100,32 @@ def test_gold_values_are_plugged_in_where_asked(data: Path, shared_sandbox: Sand
 
 
 def test_fillings_are_all_ways_to_put_gold_values_into_slots() -> None:
-    found = list(fillings("SELECT T1.a WHERE b = 1 AND c = 'x y' LIMIT 3", 'SELECT a WHERE b = 2.5 AND c = "z"'))
-    assert len(found) == 2**3
-    assert 'SELECT T1.a WHERE b = 2.5 AND c = "z" LIMIT 2.5' in found
-    assert list(fillings("SELECT a", "SELECT a WHERE b = 1")) == ["SELECT a"]
-    assert list(fillings("SELECT a WHERE b = 1", "SELECT a")) == []
+    count, found = fillings("SELECT T1.a WHERE b = 1 AND c = 'x y' LIMIT 3", 'SELECT a WHERE b = .5 AND c = "z"')
+    sql = list(found)
+    assert len(sql) == len(set(sql)) == count == 2**3
+    assert 'SELECT T1.a WHERE b = .5 AND c = "z" LIMIT .5' in sql
+    assert list(fillings("SELECT a", "SELECT a WHERE b = 1")[1]) == ["SELECT a"]
+    assert list(fillings("SELECT a WHERE b = 1", "SELECT a")[1]) == []
+
+
+def test_fillings_have_the_quirks_of_the_official_evaluator() -> None:
+    """Each was seen side by side: semicolons go, a name like `s1` is taken for a number, the current year is not."""
+    gold = "SELECT a FROM b WHERE c = 7"
+    predicted = "SELECT T2.* FROM b AS T2 WHERE c IN (1;) AND YEAR(CURDATE()) > 1;"
+    filled = "SELECT T2.* FROM b AS T2 WHERE c IN (7) AND YEAR(CURDATE()) > 7"
+    assert list(fillings(predicted, gold)[1]) == [filled]
+    assert list(fillings("SELECT s1.a FROM b AS s1", gold)[1]) == ["SELECT 7.a FROM b AS 7"]
+
+
+def test_fillings_that_are_not_tried_are_told(
+    data: Path, shared_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(test_suite, "MAX_FILLINGS", 3)
+    predicted = "SELECT age FROM singer WHERE age > 1 AND age > 2"
+    gold = "SELECT name FROM singer WHERE age > 30 OR age < 20"
+    files = database_files(data / "database", "music")
+    (outcome,) = execution_outcomes([(predicted, gold, files)], shared_sandbox, plug_value=True)
+    assert outcome.right is False and outcome.note == "3 of 4 ways to plug gold values in were tried."
 
 
 def test_text_is_put_right_before_it_runs(data: Path, shared_sandbox: Sandbox) -> None:
@@ -109,12 +133,35 @@ def test_text_is_put_right_before_it_runs(data: Path, shared_sandbox: Sandbox) -
         data, shared_sandbox, "SELECT name FROM singer WHERE age > = 31", "SELECT name FROM singer WHERE age > 30"
     )
     assert run(data, shared_sandbox, "SELECT YEAR(CURDATE())", "SELECT 2020")
+    pair = "SELECT YEAR(CURDATE()) , 8", "SELECT 2020 , 9"
+    assert run(data, shared_sandbox, *pair, plug_value=True)
 
 
 def test_gold_that_fails_is_not_a_wrong_prediction(data: Path, shared_sandbox: Sandbox) -> None:
     files = database_files(data / "database", "music")
     (outcome,) = execution_outcomes([("SELECT 1", "SELECT nope", files)], shared_sandbox)
     assert outcome.right is None and "gold query fails on music.sqlite: sql_error" in outcome.problem
+
+
+def test_prediction_that_never_ends_is_wrong_in_time(data: Path) -> None:
+    """The limit of the official evaluators never fires in one thread; ours does, and the next query is judged."""
+    gold = "SELECT COUNT(*) FROM singer"
+    endless = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT COUNT(*) FROM r"
+    files = database_files(data / "database", "music")
+    with Sandbox(SandboxConfig(timeout=0.3)) as sandbox:
+        found = execution_outcomes([(endless, gold, files), (gold, gold, files)], sandbox)
+        (score,) = bird_scores([(endless, gold, str(files[0]))], sandbox)
+    assert [(each.right, each.valid) for each in found] == [(False, False), (True, True)]
+    assert (score.ex, score.soft_f1, score.valid) == (0.0, 0.0, False)
+
+
+def test_birds_limit_holds_for_both_queries_together(data: Path) -> None:
+    slow = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 200000) SELECT COUNT(*) FROM r"
+    database = str(data / "database/music/music.sqlite")
+    with Sandbox(SandboxConfig(timeout=30)) as sandbox:
+        (alone,) = sandbox.run([SqlJob(database, slow)])
+        assert bird_scores([(slow, slow + " ", database)], sandbox)[0].ex == 1.0
+    assert _score(alone, alone, 1.5 * alone.seconds).ex == 0.0
 
 
 # --- whole files -----------------------------------------------------------------------------------------------------
@@ -215,8 +262,11 @@ def test_folders_and_files_that_are_not_there_are_one_sentence(data: Path, share
     with pytest.raises(DataError, match=r"nothing\.txt cannot be read"):
         load_spider(data / "gold.txt", data / "nothing.txt")
     (data / "blank.txt").write_text("\n\n")
-    with pytest.raises(DataError, match="holds no gold query"):
+    with pytest.raises(DataError, match=r"holds no gold query that can be read: .*blank\.txt has 0"):
         load_spider(data / "blank.txt", data / "gold.txt")
+    (data / "schemas.json").write_text('[{"db_id": "music"}]')
+    with pytest.raises(DataError, match=r"no list of schemas .* give Spider's own"):
+        score_spider(loaded, data / "database", data / "schemas.json", shared_sandbox)
 
 
 # --- BIRD ------------------------------------------------------------------------------------------------------------

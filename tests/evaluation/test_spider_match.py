@@ -60,6 +60,9 @@ JOINED = "SELECT T1.name FROM singer AS T1 JOIN singer_in_concert AS T2 ON T1.id
         ("SELECT T9.name FROM singer AS T9", "SELECT name FROM singer", ""),
         ("SELECT name FROM singer LIMIT 3", "SELECT name FROM singer LIMIT 5", ""),
         ("SELECT name FROM singer WHERE age ! = 3", "SELECT name FROM singer WHERE age != 4", ""),
+        # The number of a LIMIT is a value, in a subquery as well.
+        ("SELECT name FROM singer WHERE id = (SELECT id FROM singer LIMIT 1)",
+         "SELECT name FROM singer WHERE id = (SELECT id FROM singer LIMIT 2)", ""),
         ("SELECT max(age) FROM singer", "SELECT min(age) FROM singer", "select"),
         ("SELECT name FROM singer", "SELECT age FROM singer", "select,select(no AGG)"),
         ("SELECT name , name FROM singer", "SELECT name FROM singer", "select,select(no AGG)"),
@@ -68,6 +71,9 @@ JOINED = "SELECT T1.name FROM singer AS T1 JOIN singer_in_concert AS T2 ON T1.id
         ("SELECT name FROM singer WHERE age > 3 OR id = 1", "SELECT name FROM singer WHERE age > 3 AND id = 1",
          "and/or,keywords"),
         ("SELECT name FROM singer", "SELECT name FROM singer WHERE age = 1", "where,where(no OP),keywords"),
+        # Without a word between them, the second comparison stands in the word's place.
+        ("SELECT name FROM singer WHERE age = 3 id = 1", "SELECT name FROM singer WHERE age = 3 AND id = 1",
+         "where,where(no OP),and/or"),
         ("SELECT age FROM singer GROUP BY age", "SELECT age FROM singer GROUP BY country", "group(no Having),group"),
         ("SELECT age FROM singer GROUP BY age", "SELECT age FROM singer GROUP BY age HAVING count(*) > 1",
          "group,keywords"),
@@ -162,7 +168,15 @@ def test_words(sql: str, tokens: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "sql",
-    ["SELECT 'a FROM t", "SELECT nope FROM singer", "FROM singer", "SELECT * FROM nowhere", "(" * 5000, "UPDATE"],
+    [
+        "SELECT 'a FROM t",
+        "SELECT nope FROM singer",
+        "SELECT id FROM singer WHERE id = 1 id = 2 OR id = 3",
+        "FROM singer",
+        "SELECT * FROM nowhere",
+        "(" * 5000,
+        "UPDATE",
+    ],
 )
 def test_text_outside_of_the_grammar_is_a_sql_error(sql: str) -> None:
     with pytest.raises(SqlError, match="outside of Spider's grammar"):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import sqlite3
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 from rstar_trl.config import SandboxConfig
 from rstar_trl.data.question import Corpus, GoldResult, Question
 from rstar_trl.errors import DataError, InfraError
-from rstar_trl.sql.gold import prepare, question_from_record, question_record
+from rstar_trl.sql.gold import Prepared, prepare, question_from_record, question_record
 from rstar_trl.sql.sandbox import Sandbox
 
 SPIDER = Path(os.environ.get("RSTAR_SPIDER", Path(__file__).resolve().parents[2] / "../shared/data/spider"))
@@ -116,6 +119,42 @@ def test_label_fraction_is_exact_seeded_and_nested(sandbox: Sandbox, shop: Path)
 def test_a_database_that_cannot_be_read_is_no_reason_for_a_quarantine(sandbox: Sandbox, shop: Path) -> None:
     with pytest.raises(InfraError, match=r"gone\.sqlite cannot be opened.*run the same command again"):
         prepare(corpus(shop, [GOOD, ask("SELECT 1", db_id="gone")]), sandbox, 1.0, seed=0)
+
+
+def prepare_beside_a_killer(shop: Path, questions: int) -> Prepared:
+    """Gold queries, with one among them during which the worker is killed, as often as it is tried."""
+    endless = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n FROM r) SELECT COUNT(*) FROM r"
+    asked = [*(ask(f"SELECT {i}", f"q{i}") for i in range(questions)), ask(endless, "killer")]
+    with Sandbox(SandboxConfig(timeout=30)) as pool:
+        ended = threading.Event()
+
+        def kill() -> None:
+            (worker,) = pool._workers
+            while not ended.wait(0.005):
+                # The query may just have ended, and so may the worker that is being replaced.
+                with contextlib.suppress(IndexError, ProcessLookupError):
+                    if worker.batch[0][1] == endless:
+                        os.kill(worker.process.pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            return prepare(corpus(shop, asked), pool, 1.0, seed=0)
+        finally:
+            ended.set()
+            killer.join()
+
+
+def test_gold_whose_worker_dies_is_quarantined_after_its_second_try(shop: Path) -> None:
+    prepared = prepare_beside_a_killer(shop, 30)
+    (item,) = prepared.quarantine
+    assert item.question_id == "killer" and item.reason.startswith("gold SQL: infra: the worker process died twice")
+    assert len(prepared.train) == 30, "all the others are there"
+
+
+def test_too_much_infra_stops_loudly(shop: Path) -> None:
+    with pytest.raises(InfraError, match=r"1 of 11 gold queries .* died twice .* run the same command again"):
+        prepare_beside_a_killer(shop, 10)
 
 
 def test_nothing_left_is_a_data_error_that_names_the_commonest_reason(sandbox: Sandbox, shop: Path) -> None:

@@ -114,6 +114,7 @@ def test_order_counts_where_the_words_stand(sql: str, ordered: bool) -> None:
         ("SELECT year( CURDATE() ) - a", "SELECT 2020- a", "SELECT 2020- a"),
         ("SELECT 1; SELECT 2", "SELECT 1", "SELECT 1; SELECT 2"),
         ("SELECT ';'", "SELECT ';'", "SELECT ';'"),
+        ("SELECT (distinct 1;) ; SELECT 2", "SELECT ( 1;) ", "SELECT (distinct 1;) ; SELECT 2"),
     ],
 )
 def test_text_that_is_run(sql: str, run: str, kept: str) -> None:

@@ -40,9 +40,9 @@ SET VARIABLE x = 1
 PRAGMA database_list
 --- duckdb rejected: a pragma as a function
 CALL pragma_version()
---- duckdb sql_error: a scan of a Python variable finds nothing
+--- duckdb rejected: a scan of a Python variable
 SELECT * FROM limits
---- duckdb sql_error: a scan of a Python module finds nothing
+--- duckdb rejected: a scan of a Python module
 SELECT * FROM sys
 --- duckdb rejected: a query in a text
 FROM query('SELECT 1')
@@ -93,7 +93,9 @@ SELECT ?
 --- duckdb ok: a comment behind the semicolon
 SELECT 1; -- the end
 --- duckdb rejected|sql_error: a file on the network
-SELECT * FROM 'https://example.com/x.parquet'
+SELECT * FROM 'http://{server}/x.parquet'
+--- duckdb rejected: a file on the network by a function
+SELECT * FROM read_csv('http://{server}/x.csv')
 --- duckdb rejected|sql_error: a file in a bucket
 SELECT * FROM 's3://bucket/x.csv'
 --- duckdb sql_error: a NUL in the SQL
