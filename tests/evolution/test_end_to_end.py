@@ -221,18 +221,18 @@ def test_two_processes_search_once_and_train_one_model(undisturbed: Path, tmp_pa
 
 
 def test_a_cold_start_learns_what_a_stronger_model_answers_right(undisturbed: Path, tmp_path: Path) -> None:
-    """The stronger model is the policy of another run; not one label is learned from."""
+    """The stronger model is another run's policy; not one label is learned from."""
     recipe = write(tmp_path / "few_shot")
     run = recipe.parent / "run"
     shutil.copytree(undisturbed / "run", run, ignore=shutil.ignore_patterns("round-*"))
-    stronger = [f"few_shot={{model: {undisturbed}/run/round-0/policy, examples: 0, questions: 12}}", "sft.max_steps=2"]
+    stronger = [f"few_shot={{model: {undisturbed}/run/round-0/policy, examples: 0, questions: 30}}", "sft.max_steps=2"]
     options = [word for each in ("bootstrap=few_shot", *stronger) for word in ("--set", each)]
     for stage in ("search", "sft"):
         command = [sys.executable, "-m", "rstar_trl", stage, "--config", str(recipe), "--round", "0", *options]
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr[-3000:]
     searched = read_json(run / "round-0/search/manifest.json")["metrics"]
-    assert searched["questions"] == 12 and 3 < searched["solved"] == searched["solved_so_far"]
+    assert searched["questions"] == 30 and 3 < searched["solved"] == searched["solved_so_far"]
     rows, found = read_jsonl(run / "round-0/data/sft.jsonl")[0], trees(run / "round-0/search")
     assert {row["question_id"] for row in rows} == {name for name, tree in found.items() if 1.0 in tree["reward"]}
     assert read_json(run / "round-0/policy/manifest.json")["metrics"]["steps"] == 2
