@@ -24,10 +24,8 @@ def test_unanswered_questions_are_kept_only_where_agreement_rewards_them(
     (tmp_path / "eval.jsonl").write_text(json.dumps(rows[0]) + "\n")
     recipe = write_recipe(minimal + f"data: {{source: jsonl, path: {tmp_path}}}\n")
     found = {}
-    for name, settings in {
-        "without": [],
-        "with": ["rounds=[{guide: reward, search: {self_consistency: 0.5}}]"],
-    }.items():
+    agreeing = "rounds=[{guide: reward, search: {self_consistency: 0.5}}]"
+    for name, settings in {"without": [], "with": [agreeing]}.items():
         loaded = load_recipe(recipe, [*settings, f"output_dir={tmp_path}/{name}"])
         stage = plan(loaded.recipe)[0]
         metrics = prepare_data(loaded, stage, Processes(0, 1, False))
