@@ -64,7 +64,7 @@ def test_module_imports_only_from_rows_above_or_its_own_unit(path: Path) -> None
 def test_nothing_is_read_that_could_run_code() -> None:
     """JSON, marshal of plain values, safetensors and safe YAML only."""
     dangerous = re.compile(
-        r"\bimport (pickle|shelve|dill|joblib|cloudpickle)\b|yaml\.(unsafe_|full_)?load\(|torch\.load\("
+        r"\bimport (pickle|shelve|dill|joblib|cloudpickle)\b|\byaml\.(unsafe_|full_)?load\(|torch\.load\("
     )
     for path in MODULES:
         found = dangerous.search(path.read_text(encoding="utf-8"))

@@ -60,4 +60,5 @@ def test_right_answers_follow_the_prompt_of_the_policy_that_learns_them(
     tree.prompt = prompter.prompt(Question("q", "music", "names?"))
     rows = reprompted([tree], 2, {"q": "the short prompt\n"})
     completion = "-- the singers\nFROM singer\n\n-- their names\nSELECT name"
-    assert rows == [{"question_id": "q", "prompt": "the short prompt\n", "completion": completion}]
+    (row,) = rows
+    assert (row["question_id"], row["prompt"], row["completion"]) == ("q", "the short prompt\n", completion)

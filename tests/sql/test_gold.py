@@ -125,7 +125,7 @@ def prepare_beside_a_killer(shop: Path, questions: int) -> Prepared:
     """Gold queries, with one among them during which the worker is killed, as often as it is tried."""
     endless = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n FROM r) SELECT COUNT(*) FROM r"
     asked = [*(ask(f"SELECT {i}", f"q{i}") for i in range(questions)), ask(endless, "killer")]
-    with Sandbox(SandboxConfig(timeout=30)) as pool:
+    with Sandbox(SandboxConfig(timeout=30, workers=1)) as pool:
         ended = threading.Event()
 
         def kill() -> None:
@@ -180,7 +180,7 @@ def test_spider_dev_gold_is_usable() -> None:
     questions = tuple(
         Question(f"dev-{i}", row["db_id"], row["question"], gold_sql=row["query"]) for i, row in enumerate(rows)
     )
-    with Sandbox(SandboxConfig(timeout=30)) as pool:
+    with Sandbox(SandboxConfig(timeout=30, workers=1)) as pool:
         prepared = prepare(Corpus("spider", (), questions, databases), pool, 0.1, seed=0)
     reasons = {item.reason for item in prepared.quarantine}
     assert reasons <= {"gold SQL is non-deterministic: LIMIT without ORDER BY"}

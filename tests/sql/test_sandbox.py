@@ -287,7 +287,7 @@ def test_idle_worker_killed_then_next_query_works(sandbox: Sandbox, database: st
 
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGSEGV])
 def test_worker_killed_twice_on_a_query_is_infra_then_next_query_works(database: str, death: int) -> None:
-    with Sandbox(SandboxConfig(timeout=30)) as pool:
+    with Sandbox(SandboxConfig(timeout=30, workers=1)) as pool:
         answers: list[Execution] = []
         jobs = [SqlJob(database, sql) for sql in ("SELECT 1", ENDLESS, "SELECT 2")]
         thread = threading.Thread(target=lambda: answers.extend(pool.run(jobs)))
