@@ -21,7 +21,7 @@ from rstar_trl.config import SearchConfig
 from rstar_trl.evaluation.evaluate import measure
 from rstar_trl.evolution.ask import Asked, find_model
 from rstar_trl.evolution.recipe import load_recipe
-from rstar_trl.evolution.stages import RunData, load_data, sample
+from rstar_trl.evolution.run_data import RunData, load_data, sample
 from rstar_trl.search.answers import choose_answer
 from rstar_trl.trajectories.store import read_trees
 

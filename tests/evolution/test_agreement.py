@@ -9,7 +9,7 @@ from pathlib import Path
 from rstar_trl.evolution.launch import Processes
 from rstar_trl.evolution.plan import plan
 from rstar_trl.evolution.recipe import load_recipe
-from rstar_trl.evolution.stages import load_data, prepare_data
+from rstar_trl.evolution.run_data import load_data, prepare_data
 from tests.scripted import make_database
 
 

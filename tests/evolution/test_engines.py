@@ -16,7 +16,7 @@ from rstar_trl.errors import DataError, InfraError
 from rstar_trl.evolution.launch import Processes
 from rstar_trl.evolution.plan import plan
 from rstar_trl.evolution.recipe import LoadedRecipe, load_recipe
-from rstar_trl.evolution.stages import RunData, load_data, prepare_data
+from rstar_trl.evolution.run_data import RunData, load_data, prepare_data
 from rstar_trl.io import read_jsonl
 from rstar_trl.policy.bootstrap import bootstrap_rows
 from rstar_trl.policy.prompting import Prompter
