@@ -21,7 +21,7 @@ from rstar_trl.evolution import manifest
 from rstar_trl.evolution.launch import Processes
 from rstar_trl.evolution.plan import Kind, Stage
 from rstar_trl.evolution.recipe import LoadedRecipe, evaluation_search, few_shot_search, round_search
-from rstar_trl.evolution.run_data import RunData, load_data, prepare_data, sample
+from rstar_trl.evolution.run_data import Metrics, RunData, load_data, prepare_data, sample
 from rstar_trl.io import read_jsonl, write_jsonl
 from rstar_trl.progress import Progress
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from rstar_trl.policy.few_shot import Example
     from rstar_trl.policy.prompting import Prompter
     from rstar_trl.trajectories.values import ValueCopies
-
-Metrics = dict[str, Any]
 
 
 def build_base(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
@@ -70,14 +68,11 @@ def pretrain(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metric
 def bootstrap(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
     """The cold start's training rows: the labelled gold SQL, step by step, or a stronger model's right answers."""
     from rstar_trl.policy.bootstrap import bootstrap_rows
-    from rstar_trl.policy.prompting import Prompter
-    from rstar_trl.policy.tokens import load_tokenizer, renderer
     from rstar_trl.trajectories.dataset import reprompted
     from rstar_trl.trajectories.store import read_trees
 
     data = load_data(loaded.folder / "data")
-    tokenizer = load_tokenizer(base_model(loaded), loaded.recipe.model.trust_remote_code)
-    prompter = Prompter(data.databases, loaded.recipe.prompt, renderer(tokenizer))
+    prompter = _prompter(loaded, data)
     labelled = [question for question in data.train if question.gold_sql is not None]
     if loaded.recipe.bootstrap == "few_shot":
         trees = read_trees(_tree_files(loaded.folder / "round-0/search"))
@@ -93,6 +88,15 @@ def bootstrap(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metri
     copies = _value_copies(loaded, data, prompter, rows, stage.seed).completions()
     write_jsonl(stage.folder / "sft.jsonl", [*rows, *copies])
     return {"rows": len(rows), "copies": len(copies), "labelled": len(labelled)}
+
+
+def _prompter(loaded: LoadedRecipe, data: RunData) -> Prompter:
+    """Prompts as the recipe's base model reads them."""
+    from rstar_trl.policy.prompting import Prompter
+    from rstar_trl.policy.tokens import load_tokenizer, renderer
+
+    tokenizer = load_tokenizer(base_model(loaded), loaded.recipe.model.trust_remote_code)
+    return Prompter(data.databases, loaded.recipe.prompt, renderer(tokenizer))
 
 
 def _value_copies(
@@ -120,18 +124,17 @@ def search(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
     from rstar_trl.search.together import search_together
 
     recipe, data = loaded.recipe, load_data(loaded.folder / "data")
+    config = few_shot_search(recipe) if stage.round == 0 else round_search(recipe, stage.round)
     examples, guide = [], None
-    if stage.round == 0:
-        config, policy = few_shot_search(recipe), str(recipe.few_shot.model)
-    else:
-        config, policy = round_search(recipe, stage.round), _policy_folder(loaded, stage.round - 1)
     questions = [q for q in data.train if q.gold_result is not None or config.self_consistency is not None]
     if stage.round == 0:
+        policy = str(recipe.few_shot.model)
         examples = pick_examples(data.train, recipe.few_shot.examples, stage.seed, data.dialect)
         # Their answers stand in the prompt.
         shown = {example.question.id for example in examples}
         questions = sample([q for q in questions if q.id not in shown], recipe.few_shot.questions, recipe.data.seed)
     else:
+        policy = _policy_folder(loaded, stage.round - 1)
         if recipe.rounds[stage.round - 1].only == "unsolved":
             solved = _solved(loaded, range(1, stage.round))
             questions = [q for q in questions if q.id not in solved]
@@ -161,19 +164,17 @@ def search(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
 
 def dataset(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
     """Training rows from the trees of all rounds so far, with the cold start's rows beside them."""
-    from rstar_trl.policy.prompting import Prompter
-    from rstar_trl.policy.tokens import load_tokenizer, renderer
     from rstar_trl.trajectories.dataset import selected_rows, write_datasets
     from rstar_trl.trajectories.store import read_trees
 
     folders = [loaded.folder / f"round-{number}/search" for number in range(1, stage.round + 1)]
     trees = read_trees([path for folder in folders for path in _tree_files(folder)])
     labelled, _ = read_jsonl(loaded.folder / "round-0/data/sft.jsonl")
-    data, settings = load_data(loaded.folder / "data"), loaded.recipe.trajectories
-    tokenizer = load_tokenizer(base_model(loaded), loaded.recipe.model.trust_remote_code)
-    prompter = Prompter(data.databases, loaded.recipe.prompt, renderer(tokenizer))
-    selected = selected_rows(trees, settings.top_k)
-    copies = _value_copies(loaded, data, prompter, selected, stage.seed)
+    settings, copies = loaded.recipe.trajectories, None
+    if settings.value_copies:
+        data = load_data(loaded.folder / "data")
+        selected = selected_rows(trees, settings.top_k)
+        copies = _value_copies(loaded, data, _prompter(loaded, data), selected, stage.seed)
     return dict(write_datasets(trees, stage.folder, settings, labelled, copies))
 
 

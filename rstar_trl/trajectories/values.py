@@ -16,6 +16,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from rstar_trl.data.databases import Database
 from rstar_trl.data.question import Question, Value
@@ -119,9 +120,9 @@ def value_copies(
     found = []
     for row, drafts in groups:
         original, *others = [(draft, next(executions)) for draft in drafts]
-        good = [draft for draft, execution in others if _as_good(execution, original[1])]
-        new = [draft for draft in good if not {_words(draft.question), canonical(draft.sql, dialect)} & unseen]
-        found.append((row, [Copy(draft.question, draft.words) for draft in new[:count]]))
+        good = (draft for draft, execution in others if _as_good(execution, original[1]))
+        new = (draft for draft in good if not {_words(draft.question), canonical(draft.sql, dialect)} & unseen)
+        found.append((row, [Copy(draft.question, draft.words) for draft in islice(new, count)]))
     return ValueCopies(found, prompter)
 
 
@@ -138,7 +139,8 @@ def _drafts(
 ) -> Iterator[_Draft]:
     """The original first, then copies that differ from it and from each other."""
     sql = _query(completion, dialect)
-    shared = _shared(question, sql, values, dialect)
+    compared = _constants(sql, dialect)
+    shared = _shared(question, compared, values)
     seen = {completion}
     yield _Draft(question, {}, sql)
     for _ in range(count if shared else 0):
@@ -154,7 +156,7 @@ def _drafts(
             draft = _Draft(other, new, _query(copied, dialect))
         except SqlError:
             continue
-        if _constants(draft.sql, dialect) == [(name, _mapped(value, new)) for name, value in _constants(sql, dialect)]:
+        if _constants(draft.sql, dialect) == [(name, _mapped(value, new)) for name, value in compared]:
             yield draft
 
 
@@ -166,10 +168,10 @@ def _constants(sql: str, dialect: str) -> list[tuple[str, str]]:
     return [(name, _spelled(value)) for name, value in constants(sql, dialect)]
 
 
-def _shared(question: Question, sql: str, values: Values, dialect: str) -> dict[str, tuple[str, str]]:
+def _shared(question: Question, compared: list[tuple[str, str]], values: Values) -> dict[str, tuple[str, str]]:
     """Column and constant, by how the question spells it: what stands there once, as a word of its own."""
     found: dict[str, tuple[str, str]] = {}
-    for name, constant in _constants(sql, dialect):
+    for name, constant in compared:
         word = constant.strip("%")
         if word and "%" not in word and len(values.get(name, ())) > 1 and len(_places(word, question.question)) == 1:
             found.setdefault(word, (name, constant))
