@@ -21,7 +21,7 @@ from rstar_trl.trajectories.values import value_copies
 
 GOLD = {
     "How many people live in Paris?": "SELECT COUNT(*) FROM person WHERE city = 'Paris'",
-    "Names of people between 20 and 40 years old.": "SELECT name FROM person WHERE age BETWEEN 20 AND 40",
+    "How many are between 20 and 40 years old?": "SELECT COUNT(*) FROM person WHERE age BETWEEN 20 AND 40",
     "Ages of people whose name contains Smith.": "SELECT age FROM person WHERE name LIKE '%Smith%'",
     "Ages of people whose name starts with J.": "SELECT age FROM person WHERE name LIKE 'J%'",
     "Who is called Ann O'Neil?": "SELECT id FROM person WHERE name = 'Ann O''Neil'",
