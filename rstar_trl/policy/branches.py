@@ -79,6 +79,11 @@ class PrefixCache:
             _, dropped = self._segments.popitem(last=False)
             self.bytes -= dropped.nbytes
 
+    def clear(self) -> None:
+        """Drops everything."""
+        self._segments.clear()
+        self.bytes = 0
+
 
 class BranchBatch:
     """The state of one batch: keys and values written in place, and which branch each of them belongs to."""

@@ -1,12 +1,13 @@
 """Scores steps with a process preference model, all children of a node and all nodes of a batch in one pass.
 
 The score of a step is the model's output at the step's last token (its delimiter, or end-of-sequence when it finishes
-the trajectory), exactly where `PPMTrainer` trains it. Prefixes already scored are not computed again.
+the trajectory), exactly where `PPMTrainer` trains it. Prefixes already scored are not computed again. A trajectory
+that the PPM cannot read whole is refused, and so is one that does not fit into the device's memory alone.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from rstar_trl.errors import EngineError
 from rstar_trl.policy.branches import PADDING, PrefixCache, pad, prefill, require_full_attention
 from rstar_trl.policy.interface import Refused, ScoreRequest
+from rstar_trl.policy.memory import MemoryLimit
 from rstar_trl.policy.tokens import check_path, encode_prompt, encode_step, first_line, load_tokenizer
 
 
@@ -28,6 +30,7 @@ class PPMScorer:
         self.backbone = getattr(model, model.base_model_prefix)
         self.rows_per_batch = rows_per_batch
         self.cache = PrefixCache(cache_bytes)
+        self.memory = MemoryLimit(self.cache)
         self._most = getattr(model.config, "max_position_embeddings", None)
         self._encode_prompt = lru_cache(4096)(lambda text: encode_prompt(tokenizer, text))
         self._encode_step = lru_cache(65536)(lambda text, final: encode_step(tokenizer, text, final))
@@ -60,33 +63,58 @@ class PPMScorer:
         rows: dict[tuple[str, ...], list[int]] = {}
         scores: list[float | Refused] = [0.0] * len(requests)
         for index, request in enumerate(requests):
-            length = self._length(request)
+            length = sum(self._lengths(request))
             if self._most is not None and length > self._most:
                 scores[index] = Refused(f"{length} tokens are more than the {self._most} that the PPM reads")
             else:
-                rows.setdefault((request.prompt, *request.steps[:-1]), []).append(index)
-        keys = sorted(rows, key=len)
-        for start in range(0, len(keys), self.rows_per_batch):
-            chunk = keys[start : start + self.rows_per_batch]
-            self._score(
-                chunk, [[requests[i] for i in rows[key]] for key in chunk], [rows[key] for key in chunk], scores
-            )
+                rows.setdefault(_row(request), []).append(index)
+        order = [index for key in sorted(rows, key=len) for index in rows[key]]
+        while order:
+            count, size = self._fitting([requests[i] for i in order])
+            chunk, rest = order[:count], order[count:]
+            cold = not self.cache.bytes
+            found = self.memory.attempt(count, size, partial(self._score, [requests[i] for i in chunk]))
+            if found is None and (count > 1 or not cold):
+                continue
+            order = rest
+            for place, index in enumerate(chunk):
+                scores[index] = self._too_large(requests[index]) if found is None else found[place]
         return scores
 
-    def _length(self, request: ScoreRequest) -> int:
-        last = len(request.steps) - 1
-        steps = (self._encode_step(s, request.final and i == last) for i, s in enumerate(request.steps))
-        return len(self._encode_prompt(request.prompt)) + sum(map(len, steps))
+    def _fitting(self, requests: list[ScoreRequest]) -> tuple[int, int]:
+        """How many of `requests`, from their start, go into one pass, at least one; and the size of that pass."""
+        widths: dict[tuple[str, ...], int] = {}
+        widest = size = 0
+        for count, request in enumerate(requests):
+            key, (prefix, step) = _row(request), self._lengths(request)
+            widths[key] = widths.get(key, prefix) + step
+            widest = max(widest, widths[key])
+            larger = len(widths) * widest
+            if count and (len(widths) > self.rows_per_batch or larger > self.memory.most):
+                return count, size
+            size = larger
+        return len(requests), size
+
+    def _lengths(self, request: ScoreRequest) -> tuple[int, int]:
+        """Tokens of the prompt and all steps but the last, and of the last."""
+        before = sum(len(self._encode_step(step, False)) for step in request.steps[:-1])
+        last = len(self._encode_step(request.steps[-1], request.final))
+        return len(self._encode_prompt(request.prompt)) + before, last
+
+    def _too_large(self, request: ScoreRequest) -> Refused:
+        return Refused(
+            f"{sum(self._lengths(request))} tokens need more memory to be scored than the device has, even alone; "
+            "show less of the schema or use a device with more memory"
+        )
 
     @torch.inference_mode()
-    def _score(
-        self,
-        keys: list[tuple[str, ...]],
-        groups: list[list[ScoreRequest]],
-        indices: list[list[int]],
-        scores: list[float | Refused],
-    ) -> None:
-        steps = [[self._encode_step(r.steps[-1], r.final) for r in group] for group in groups]
+    def _score(self, requests: list[ScoreRequest]) -> list[float]:
+        """The scores of requests in one pass; siblings, which must come together, share a row."""
+        rows: dict[tuple[str, ...], list[ScoreRequest]] = {}
+        for request in requests:
+            rows.setdefault(_row(request), []).append(request)
+        keys = list(rows)
+        steps = [[self._encode_step(r.steps[-1], r.final) for r in group] for group in rows.values()]
         pieces = [[self._encode_prompt(key[0]), *(self._encode_step(step, False) for step in key[1:])] for key in keys]
         width = max(sum(map(len, row)) for row in steps)
         batch, _, _ = prefill(self.backbone, self.cache, keys, pieces, width, read_last=False)
@@ -96,10 +124,17 @@ class PPMScorer:
         start = batch.used
         hidden = batch.append(tokens, branch, batch.lengths[:, None] + offset).last_hidden_state
         values = self.head(hidden)[:, :, 0].float().tolist()
-        for row, (key, group) in enumerate(zip(keys, groups, strict=True)):
+        scores = []
+        for row, (key, group) in enumerate(rows.items()):
             end = 0
-            for request, ids, index in zip(group, steps[row], indices[row], strict=True):
+            for request, ids in zip(group, steps[row], strict=True):
                 begin, end = end, end + len(ids)
-                scores[index] = values[row][end - 1]
+                scores.append(values[row][end - 1])
                 if not request.final:
                     self.cache.put((*key, request.steps[-1]), batch.segment(row, start + begin, start + end))
+        return scores
+
+
+def _row(request: ScoreRequest) -> tuple[str, ...]:
+    """What names the row that a request shares with its siblings."""
+    return (request.prompt, *request.steps[:-1])

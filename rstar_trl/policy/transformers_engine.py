@@ -2,15 +2,16 @@
 
 Guarantees: a request's candidates come from its own random stream (`seed`), so they do not depend on the batch beyond
 floating-point rounding; a prefix that is cached is not computed again; log-probabilities are at temperature 1,
-whatever the sampling temperature; a prefix that the model cannot read whole is refused. Does not: run models without
-full attention (see `branches.require_full_attention`).
+whatever the sampling temperature; a prefix that the model cannot read whole is refused, and so is a request that does
+not fit into the device's memory alone. Does not: run models without full attention (see
+`branches.require_full_attention`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from rstar_trl.errors import EngineError
 from rstar_trl.policy.branches import PADDING, BranchBatch, PrefixCache, prefill, require_full_attention
 from rstar_trl.policy.interface import Answer, Candidate, FinishReason, ProposeRequest, Refused
+from rstar_trl.policy.memory import MemoryLimit
 from rstar_trl.policy.tokens import (
     DELIMITER,
     check_path,
@@ -41,7 +43,10 @@ class TransformersEngine:
         rows_per_batch: int = 128,
         cache_bytes: int = 2 << 30,
     ):
-        """`rows_per_batch`: tree nodes expanded in one pass; `cache_bytes`: keys and values kept of prefixes."""
+        """`rows_per_batch`: tree nodes expanded in one pass; `cache_bytes`: keys and values kept of prefixes.
+
+        Both are upper bounds: where memory runs out, passes get smaller and what is kept is dropped.
+        """
         require_full_attention(model.config)
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -49,6 +54,7 @@ class TransformersEngine:
         self.max_step_tokens = max_step_tokens
         self.rows_per_batch = rows_per_batch
         self.cache = PrefixCache(cache_bytes)
+        self.memory = MemoryLimit(self.cache)
         self.prompt_tokens = 0
         self._stops = _Stops.of(tokenizer, model.config.vocab_size, model.device)
         self._encode_prompt = lru_cache(4096)(lambda text: encode_prompt(tokenizer, text))
@@ -80,16 +86,42 @@ class TransformersEngine:
         # Rows of one pass are padded to the longest, so equal lengths belong together.
         order.sort(key=lambda i: (requests[i].n, requests[i].temperature, lengths[i]))
         while order:
-            first = requests[order[0]]
-            rows = max(1, self.rows_per_batch * 4 // max(4, first.n))
-            size = 0
-            while size < min(rows, len(order)) and _alike(requests[order[size]], first):
-                size += 1
-            chunk, order = order[:size], order[size:]
-            found = self._sample([requests[i] for i in chunk], [pieces[i] for i in chunk])
-            for index, candidates in zip(chunk, found, strict=True):
-                answers[index] = candidates
+            count = self._fitting(requests, lengths, order)
+            chunk, rest = order[:count], order[count:]
+            work = partial(self._sample, [requests[i] for i in chunk], [pieces[i] for i in chunk])
+            cold = not self.cache.bytes
+            found = self.memory.attempt(count, self._size(requests, lengths, chunk), work)
+            if found is None and (count > 1 or not cold):
+                continue
+            order = rest
+            for place, index in enumerate(chunk):
+                answers[index] = self._too_large(requests[index], lengths[index]) if found is None else found[place]
         return answers
+
+    def _fitting(self, requests: list[ProposeRequest], lengths: list[int], order: list[int]) -> int:
+        """How many of `order`, from its start, go into one pass: alike, within both limits, at least one."""
+        first = requests[order[0]]
+        rows = min(max(1, self.rows_per_batch * 4 // max(4, first.n)), len(order))
+        count = 1
+        while (
+            count < rows
+            and _alike(requests[order[count]], first)
+            and self._size(requests, lengths, order[: count + 1]) <= self.memory.most
+        ):
+            count += 1
+        return count
+
+    def _size(self, requests: list[ProposeRequest], lengths: list[int], chunk: list[int]) -> int:
+        """Rows times tokens of a pass whose requests come by length, if no step ends before it must."""
+        last = chunk[-1]
+        return len(chunk) * (lengths[last] + requests[last].n * self.max_step_tokens)
+
+    def _too_large(self, request: ProposeRequest, length: int) -> Refused:
+        return Refused(
+            f"{length} tokens of prompt and steps, and {request.n} steps of up to {self.max_step_tokens} tokens after "
+            "them, need more memory than the device has, even alone; show less of the schema, sample fewer steps at "
+            "once, or use a device with more memory"
+        )
 
     def _problem(self, length: int) -> str:
         """Why a prefix of so many tokens cannot be continued; empty when it can."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,30 @@ def random_model(architecture: str, vocab_size: int, **fields: Any) -> Any:
     config.vocab_size = vocab_size
     torch.manual_seed(3)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+class SmallDevice:
+    """Lets a model run out of memory as a device with room for so many tokens would: rows times their whole length.
+
+    `failures` counts forward passes, `largest` is the size of one that fitted, and `held` is whether the tensors of a
+    failed one were alive at a later one.
+    """
+
+    def __init__(self, module: Any, tokens: int):
+        self.tokens = tokens
+        self.failures = self.largest = 0
+        self.held = False
+        self._failed: list[weakref.ref[torch.Tensor]] = []
+        module.register_forward_pre_hook(self._before, with_kwargs=True)
+
+    def _before(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        rows, _, _, width = kwargs["attention_mask"].shape
+        self.held |= any(tensor() is not None for tensor in self._failed)
+        if rows * width > self.tokens:
+            self.failures += 1
+            self._failed.append(weakref.ref(kwargs["attention_mask"]))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        self.largest = max(self.largest, rows * width)
 
 
 @torch.inference_mode()

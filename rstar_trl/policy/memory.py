@@ -1,0 +1,58 @@
+"""Passes through a model that fit into the device's memory, found by trying.
+
+A pass is a batch of rows padded to the same width, and its *size* is what its memory grows with: rows times tokens. A
+pass over several requests that does not fit halves the size allowed to those after it; each that fits allows one
+percent more, so that a shortage another process caused does not slow the rest of a long run.
+
+Guarantees: nothing of a failed pass is held when it returns, and the prefixes kept are gone; a pass that failed with
+nothing kept will not fit in any other way. Does not know what else runs on the device: a request may be refused for
+another process's memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from rstar_trl.policy.branches import PrefixCache
+
+T = TypeVar("T")
+
+REGROWTH = 1.01
+"""Growth of the allowed size with every pass that fits: it doubles in about seventy."""
+SHORTAGES = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+"""What allocators that do not raise `torch.OutOfMemoryError` say: MPS, the CPU's, cuBLAS and cuDNN."""
+
+
+class MemoryLimit:
+    """How large a pass may be, learnt from those that failed. `cache` is what can be given up for room."""
+
+    def __init__(self, cache: PrefixCache):
+        self.cache = cache
+        self.most = math.inf
+
+    def attempt(self, count: int, size: float, work: Callable[[], T]) -> T | None:
+        """What `work` over `count` requests returns, or None when it ran out of memory; other exceptions pass."""
+        try:
+            found = work()
+        except RuntimeError as error:
+            if not is_shortage(error):
+                raise
+        else:
+            self.most *= REGROWTH
+            return found
+        # Only here: within the block above the traceback still held the failed pass's tensors.
+        if count > 1:
+            self.most = size / 2
+        self.cache.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+
+
+def is_shortage(error: RuntimeError) -> bool:
+    """Whether an exception says that memory ran out, on whatever device."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in SHORTAGES)
