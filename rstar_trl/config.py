@@ -214,6 +214,8 @@ class EngineConfig:
     """openai: seconds a request may take."""
     retries: int = 5
     """openai: times a request is repeated after a timeout, 429 or 5xx, with growing pauses."""
+    patience: float = 300.0
+    """openai: seconds for which a search waits while no server answers, one that restarts say; 0 stops it at once."""
 
     def __post_init__(self) -> None:
         problems = []
@@ -228,8 +230,10 @@ class EngineConfig:
                     "`engine.urls`: an address must hold no password, recipes are copied into run folders; put the "
                     "key into the environment variable that `engine.api_key_env` names."
                 )
-        if self.concurrency < 1 or self.timeout <= 0 or self.retries < 0:
-            problems.append("`engine`: concurrency must be at least 1, timeout above 0, retries not negative.")
+        if self.concurrency < 1 or self.timeout <= 0 or self.retries < 0 or self.patience < 0:
+            problems.append(
+                "`engine`: concurrency must be at least 1, timeout above 0, retries and patience not negative."
+            )
         if problems:
             raise ConfigError(problems)
 

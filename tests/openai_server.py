@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,13 +16,14 @@ from typing import Any
 class Response:
     """What is sent: a body (text as it stands, anything else as JSON), a status, headers, after `seconds`.
 
-    Status 0 hangs up without a word, as a server does that dies.
+    Status 0 hangs up without a word, as a server does that dies; `cut` does so half way through the body.
     """
 
     body: Any
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    cut: bool = False
 
 
 Respond = Callable[[dict[str, Any]], Response]
@@ -40,9 +42,10 @@ class Server:
 
 
 @contextmanager
-def serving(respond: Respond) -> Iterator[Server]:
-    """Serves until the block ends. `respond` gets each request's decoded body, several at once."""
+def serving(respond: Respond, port: int = 0) -> Iterator[Server]:
+    """Serves until the block ends, then cuts every connection. `respond` gets decoded bodies, several at once."""
     lock, ended = threading.Lock(), threading.Event()
+    connections: set[socket.socket] = set()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -69,7 +72,8 @@ def serving(respond: Respond) -> Iterator[Server]:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(content.encode())))
                 self.end_headers()
-                self.wfile.write(content.encode())
+                self.close_connection |= response.cut
+                self.wfile.write(content.encode()[: len(content) // 2 if response.cut else None])
             except OSError:
                 pass  # the client did not wait
 
@@ -79,7 +83,12 @@ def serving(respond: Respond) -> Iterator[Server]:
         daemon_threads = True
         request_queue_size = 128  # all of a test's connections may come at once
 
-    listener = Listener(("127.0.0.1", 0), Handler)
+        def get_request(self) -> Any:
+            connection, address = super().get_request()
+            connections.add(connection)
+            return connection, address
+
+    listener = Listener(("127.0.0.1", port), Handler)
     server = Server(f"http://127.0.0.1:{listener.server_port}/v1")
     threading.Thread(target=listener.serve_forever, daemon=True, kwargs={"poll_interval": 0.02}).start()
     try:
@@ -88,6 +97,9 @@ def serving(respond: Respond) -> Iterator[Server]:
         ended.set()
         listener.shutdown()
         listener.server_close()
+        for connection in connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def completion(*texts: str, **values: Any) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 `transformers serve`, hosted APIs).
 
 Guarantees: at most `concurrency` requests are open at once; `n` candidates come back or were asked for again;
-timeouts, 429 and 5xx are retried with growing pauses, or as long as `Retry-After` says; what goes wrong for one
-request alone is its `Refused`. `EngineError` (the run stops, finished trees are on disk) when no server answers, the
-key is not taken, the model is not there, the rate limit holds, or nothing but failures comes back. The API key is read
-from the environment and is in no message.
+timeouts, 429 and 5xx are retried with growing pauses, or as long as `Retry-After` says; a server that then cannot be
+reached, cuts its answer short or says that it is not ready is waited for (`servers`), and what it was asked is asked
+again; what goes wrong for one request alone is its `Refused`. `EngineError` (the run stops, finished trees are on
+disk) when no server answers for `patience` seconds, the key is not taken, the model is not there, the rate limit
+holds, or nothing but failures comes back. The API key is read from the environment and is in no message.
 Does not guarantee the same answer for the same seed: that is the server's to keep.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections import Counter
 from functools import lru_cache
 from typing import Any
 
@@ -36,25 +37,27 @@ from rstar_trl.policy.openai_format import (
     to_candidates,
     with_options,
 )
+from rstar_trl.policy.servers import GO_ON, Down, Servers, no_server
 from rstar_trl.policy.tokens import DELIMITER, encode_prompt, encode_step, first_line, plain, renderer
 
 ATTEMPTS = 3
-"""Times a request is sent before fewer candidates than asked for, or none, are accepted."""
+"""Times a request is sent before fewer candidates than asked for, or none, are accepted; and times it may find one
+server down before that is taken to be the request's own doing."""
 
 HOPELESS = 8
 """Failures with no success in between after which the engine is taken to be gone."""
 
-GO_ON = "then give the same command again: finished work is kept"
+NOT_READY = (502, 503, 504)
+"""What servers that load a model answer, and proxies for those that are not there."""
+
+CONNECT = 10.0
+"""Seconds a connection may take."""
 
 PROBE = ProposeRequest("Hello\n", (), 1, 1.0, 0)
 
 
 class _Declined(Exception):
     """This request failed for good; the text is its reason."""
-
-
-class _Down(Exception):
-    """No connection to this server; the text says why."""
 
 
 class OpenAIEngine(LoopEngine):
@@ -69,13 +72,15 @@ class OpenAIEngine(LoopEngine):
         self._key = os.environ.get(config.api_key_env)
         self._clients = {
             url: openai.AsyncOpenAI(
-                base_url=url, api_key=self._key or "none", timeout=config.timeout, max_retries=config.retries
+                base_url=url,
+                api_key=self._key or "none",
+                timeout=openai.Timeout(config.timeout, connect=min(CONNECT, config.timeout)),
+                max_retries=config.retries,
             )
             for url in config.urls
         }
         self._slots = asyncio.Semaphore(config.concurrency)
-        self._homes: dict[int, int] = {}
-        self._down: dict[str, str] = {}
+        self._servers = Servers(config.urls, config.patience, self._probe)
         self._failures = 0
         self._ignores_n = False
         self._tells_ends: bool | None = None
@@ -91,26 +96,45 @@ class OpenAIEngine(LoopEngine):
         """Asks every server for one token, with all the fields of a real request.
 
         So a model, a key or a field that a server does not take is an `EngineError` before a question is spent on it.
+        It waits for no server (a mistyped address would look like one that restarts): where none answers, that is an
+        `EngineError` too; where some do, the others may come later.
         """
         self.wait_for(self._check())
 
     def close(self) -> None:
         """Closes connections too."""
+        self.wait_for(self._cancel_all())
         for client in self._clients.values():
             self.wait_for(client.close())
         super().close()
 
     async def _check(self) -> None:
-        body = with_options(self._body(PROBE, 0, 1, stopped=True) | {"max_tokens": 1}, self.config.options)
-        for url in self.config.urls:
+        down = {}
+        for url in self._clients:
             try:
-                read_reply(await self._send(url, body), self.config.endpoint, stopped=True)
-            except _Down as error:
-                self._down[url] = str(error)
+                read_reply(await self._send(url, self._probe_body()), self.config.endpoint, stopped=True)
+            except Down as error:
+                down[url] = str(error)
             except (_Declined, MalformedReply) as error:
                 raise EngineError(f"{url} cannot be used: {error}; mend `engine`.") from error
-        if len(self._down) == len(self.config.urls):
-            raise self._all_down()
+        if len(down) == len(self._clients):
+            raise no_server(down)
+        for url, reason in down.items():
+            self._servers.lost(url, reason)
+
+    async def _probe(self, url: str) -> None:
+        """Asks for one token, once; raises `Down` for whatever is wrong."""
+        try:
+            client = self._clients[url].with_options(max_retries=0)
+            data = await client.post(PATHS[self.config.endpoint], cast_to=object, body=self._probe_body())
+            read_reply(data, self.config.endpoint, stopped=True)
+        except openai.APIStatusError as error:
+            raise Down(f"it answers {error.status_code}: {self._said(error)}") from error
+        except (openai.OpenAIError, MalformedReply, ValueError) as error:
+            raise Down(first_line(error.__cause__ or error)) from error
+
+    def _probe_body(self) -> dict[str, Any]:
+        return with_options(self._body(PROBE, 0, 1, stopped=True) | {"max_tokens": 1}, self.config.options)
 
     async def answer(self, request: ProposeRequest) -> Answer:
         """See `LoopEngine.answer`."""
@@ -197,37 +221,35 @@ class OpenAIEngine(LoopEngine):
 
     async def _post(self, prompt: str, body: dict[str, Any]) -> Any:
         """The decoded answer of the prompt's own server, or of the next one that is up."""
-        for url in self._servers(prompt):
+        losses: Counter[str] = Counter()
+        while True:
+            url = await self._servers.pick(prompt)
             try:
                 return await self._send(url, body)
-            except _Down as error:
-                self._down[url] = str(error)
-        raise self._all_down()
+            except Down as error:
+                self._servers.lost(url, str(error))
+                losses[url] += 1
+                if losses[url] == ATTEMPTS:
+                    raise self._failed(f"{url} went down at each of {ATTEMPTS} attempts (last: {error})") from error
 
     async def _send(self, url: str, body: dict[str, Any]) -> Any:
         try:
             return await self._clients[url].post(PATHS[self.config.endpoint], cast_to=object, body=body)
-        except openai.APITimeoutError as error:
-            reason = f"the server did not answer within {self.config.timeout:g} s, {self.config.retries} retries"
-            raise self._failed(reason) from error
         except openai.APIConnectionError as error:
-            raise _Down(first_line(error.__cause__ or error)) from error
+            cause = error.__cause__ or error
+            # The client has one type for all timeouts; the cause tells a host that is not there from a slow answer.
+            if isinstance(error, openai.APITimeoutError) and type(cause).__name__ != "ConnectTimeout":
+                reason = f"the server did not answer within {self.config.timeout:g} s, {self.config.retries} retries"
+                raise self._failed(reason) from error
+            raise Down(first_line(cause)) from error
         except openai.APIStatusError as error:
+            if error.status_code in NOT_READY:
+                raise Down(f"it answers {error.status_code}: {self._said(error)}") from error
             raise self._refusal(url, error) from error
         except ValueError as error:
             reason = "the server's answer is malformed: it is not JSON"
             self._failed(reason)
             raise MalformedReply(reason) from error
-
-    def _all_down(self) -> EngineError:
-        reasons = "; ".join(f"{url}: {reason}" for url, reason in self._down.items())
-        return EngineError(f"No server answers ({reasons}); start it or mend `engine.urls`, {GO_ON}.")
-
-    def _servers(self, prompt: str) -> Iterator[str]:
-        """All servers that are up, the prompt's own first: a question stays with the server that has its prefix."""
-        urls = self.config.urls
-        home = self._homes.setdefault(hash(prompt), len(self._homes) % len(urls))
-        return (url for url in [*urls[home:], *urls[:home]] if url not in self._down)
 
     def _refusal(self, url: str, error: openai.APIStatusError) -> Exception:
         said = self._said(error)

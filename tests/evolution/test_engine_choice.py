@@ -24,7 +24,7 @@ from tests.scripted import make_database
 RECIPE = """\
 name: baseline
 output_dir: {folder}/run
-engine: {kind: openai, urls: [{url}], model: toy, retries: 0, concurrency: 2}
+engine: {kind: openai, urls: [{url}], model: toy, retries: 0, patience: 1, concurrency: 2}
 data: {source: jsonl, path: {folder}/data}
 search: {num_candidates: 2, simulations: 2, trees_in_flight: 1, answer: majority}
 evaluation:
@@ -98,7 +98,7 @@ def test_server_that_dies_stops_the_run_with_its_trees_saved_and_the_same_comman
     with serving(dies) as server:
         code, said = run("evolve", write(server.url), "--in-process")
     assert code == 2 and "Traceback" not in said
-    assert f"No server answers ({server.url}: " in said and "finished work is kept" in said
+    assert f"No server has answered for 1 s ({server.url}: " in said and "finished work is kept" in said
     trees = tmp_path / "run/round-0/eval/greedy-0.jsonl"
     saved = [row["question_id"] for row in read_jsonl(trees)[0]]
     assert len(saved) == 2

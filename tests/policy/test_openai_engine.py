@@ -28,7 +28,7 @@ def closed() -> Iterator[None]:
 
 
 def engine(*urls: str, tokenizer: Any = None, **values: Any) -> OpenAIEngine:
-    config = EngineConfig(kind="openai", urls=list(urls), **{"retries": 1, "timeout": 10.0, **values})
+    config = EngineConfig(kind="openai", urls=list(urls), **{"retries": 1, "timeout": 10.0, "patience": 0.0, **values})
     OPEN.append(OpenAIEngine(config, "toy", 20, tokenizer))
     return OPEN[-1]
 
@@ -274,9 +274,9 @@ def test_one_server_of_two_takes_over_and_each_question_stays_with_one() -> None
 
 
 def test_nothing_but_failures_is_an_engine_error() -> None:
-    with serving(lambda body: Response({"error": "boom"}, 503)) as server, pytest.raises(EngineError) as raised:
+    with serving(lambda body: Response({"error": "boom"}, 500)) as server, pytest.raises(EngineError) as raised:
         engine(server.url, retries=0).propose([ask(f"q{i}\n") for i in range(2 * HOPELESS)])
-    assert "requests in a row failed (last: the server answered 503: boom)" in str(raised.value)
+    assert "requests in a row failed (last: the server answered 500: boom)" in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -306,6 +306,7 @@ def test_what_no_later_request_will_mend_stops_the_run(
         ({"urls": ["localhost:8000"]}, "write it as http://localhost:8000/v1"),
         ({"urls": ["http://me:word@host/v1"]}, "must hold no password"),
         ({"urls": ["http://host/v1"], "concurrency": 0}, "concurrency must be at least 1"),
+        ({"urls": ["http://host/v1"], "patience": -1.0}, "retries and patience not negative"),
     ],
 )
 def test_wrong_settings_are_named(values: dict[str, Any], words: str) -> None:
