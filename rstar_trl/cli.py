@@ -1,21 +1,23 @@
 """The command line. Imports nothing heavy at the top, so that `--help` answers at once.
 
 Guarantees: an error a user can mend ends in one sentence on standard error and exit code 2, without a traceback unless
-`--debug` is given; what was finished before stays.
+`--debug` is given; an interrupt in exit code 130; what was finished before stays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rstar_trl.errors import ConfigError, RStarError
+from rstar_trl.errors import ConfigError, Interrupted, RStarError
 
 if TYPE_CHECKING:
     from rstar_trl.evolution.recipe import LoadedRecipe
@@ -63,7 +65,8 @@ def evolve(
     from rstar_trl.evolution.rounds import evolve as run
 
     loaded = _load(recipe, config, assignments)
-    print(describe(loaded) if dry_run else run(loaded, in_process, restart_from), end="")
+    with _interruptible():
+        print(describe(loaded) if dry_run else run(loaded, in_process, restart_from), end="")
 
 
 @app.command()
@@ -312,7 +315,25 @@ def _stage(kind: str, loaded: LoadedRecipe, number: int) -> None:
 
     if ERROR_FILE in os.environ:
         follow_parent()
-    run_alone(loaded, kind, number)
+    with _interruptible():
+        run_alone(loaded, kind, number)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Says what an interrupt has left, once for all processes; a launched stage leaves that to its parent."""
+    from rstar_trl.evolution.launch import ERROR_FILE, Processes
+
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if ERROR_FILE not in os.environ:
+            if Processes.from_environment().first:
+                print("Interrupted; finished work is kept, give the same command again to go on.", file=sys.stderr)
+            raise
+        # All its processes end together, and well: a launcher answers anything else with a traceback of its own.
+        if not isinstance(interrupt, Interrupted):
+            raise
 
 
 def _with_engine(kind: str | None, assignments: list[str] | None) -> list[str]:

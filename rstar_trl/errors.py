@@ -43,5 +43,9 @@ class HubError(RStarError):
     """The Hugging Face Hub cannot be reached or refuses."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A search was asked to stop, and has finished what it had begun; the trees are on disk."""
+
+
 class StorageError(RStarError):
     """An artefact could not be written; what stood there before is whole."""

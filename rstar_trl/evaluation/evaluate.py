@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from rstar_trl.io import append_jsonl, read_jsonl, write_json
 from rstar_trl.policy.interface import Engine, Scorer
 from rstar_trl.policy.prompting import Prompter
 from rstar_trl.search.answers import choose_answer
-from rstar_trl.search.queue import Peers
+from rstar_trl.search.queue import Peers, never
 from rstar_trl.search.run import Reporter
 from rstar_trl.search.together import ALONE, search_together, tree_files
 from rstar_trl.search.tree import Tree
@@ -58,10 +58,12 @@ def evaluate(
     dialect: str = "sqlite",
     progress: Phases | None = None,
     peers: Peers = ALONE,
+    stop: Callable[[], bool] = never,
 ) -> dict[str, Any]:
     """Answers the questions by every method of `config` and returns the metrics by method (also in metrics.json).
 
-    Several processes (`peers`) answer them from one queue; all must call this together.
+    Several processes (`peers`) answer them from one queue; all must call this together. Raises `Interrupted` after a
+    method in which `stop` became true; the trees that were in flight are finished then.
     """
 
     def answer(name: str, settings: SearchConfig, judge: Scorer | None) -> list[Tree]:
@@ -72,6 +74,7 @@ def evaluate(
             folder=out,
             name=name,
             peers=peers,
+            stop=stop,
             engine=engine,
             scorer=judge,
             sandbox=sandbox,

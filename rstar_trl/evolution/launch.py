@@ -1,8 +1,9 @@
 """Runs a stage as processes of its own through `accelerate launch`.
 
 Guarantees: a stage ends when its parent does, even when that is killed (`follow_parent`); the sentence of a user error
-inside a stage reaches the caller as a `StageError` with exit code 2. Does not restart anything: a stage resumes when
-the same command is given again.
+inside a stage reaches the caller as a `StageError` with exit code 2; Ctrl-C reaches this process alone, which ends the
+stage or lets it finish what it has begun (`interrupt`). Does not restart anything: a stage resumes when the same
+command is given again. The terminal's other keys do not reach a stage either: Ctrl-Z stops the parent alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from rstar_trl.errors import RunError
+from rstar_trl.evolution import interrupt
 from rstar_trl.evolution.plan import Stage
 from rstar_trl.evolution.recipe import LoadedRecipe
 
@@ -92,16 +94,20 @@ def launch_line(loaded: LoadedRecipe, stage: Stage) -> str:
 
 
 def launch(loaded: LoadedRecipe, stage: Stage) -> None:
-    """Runs the stage to its end; raises `StageError` when it fails, and ends it when this process is interrupted."""
+    """Runs the stage to its end; raises `StageError` when it fails, and ends it when this process is interrupted.
+
+    A stage that searches ends its trees in flight first; after it `KeyboardInterrupt` is raised as for the others.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         error_file = Path(scratch) / "error"
-        environment = {**os.environ, ERROR_FILE: str(error_file)}
+        environment = {**os.environ, ERROR_FILE: str(error_file), interrupt.WORD: scratch}
         environment.setdefault("OMP_NUM_THREADS", str(_threads(loaded)))
         command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *arguments(loaded, stage)]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            code = child.wait()
+            with interrupt.passing_on(Path(scratch)) as asked:
+                code = child.wait()
         except KeyboardInterrupt:
             _end(child)
             raise
@@ -109,6 +115,8 @@ def launch(loaded: LoadedRecipe, stage: Stage) -> None:
             signal.signal(signal.SIGTERM, previous)
         if error_file.exists():
             raise StageError(error_file.read_text(encoding="utf-8"), 2)
+        if asked():
+            raise KeyboardInterrupt
     if code != 0:
         reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         raise StageError(
@@ -148,8 +156,8 @@ def _interrupt(*_: object) -> None:
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """Passes the interrupt on, and gives the stage half a minute to put its work away."""
-    for ask in (lambda: child.send_signal(signal.SIGINT), child.terminate, child.kill):
-        ask()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        os.killpg(child.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(timeout=30)
             return

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rstar_trl.config import SearchConfig
 from rstar_trl.errors import DataError, RunError
 from rstar_trl.evolution import manifest
+from rstar_trl.evolution.interrupt import draining
 from rstar_trl.evolution.launch import Processes
 from rstar_trl.evolution.plan import Kind, Stage
 from rstar_trl.evolution.recipe import LoadedRecipe, evaluation_search, few_shot_search, round_search
@@ -144,12 +145,14 @@ def search(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:
         with (
             _tools(loaded, data, policy, config, guide, examples) as tools,
             Progress(len(pending), stage.name, processes.first) as progress,
+            draining(processes) as stop,
         ):
             search_together(
                 questions,
                 folder=stage.folder,
                 name="trees",
                 peers=processes,
+                stop=stop,
                 **tools,
                 config=config,
                 mode="train",
@@ -235,6 +238,7 @@ def evaluate(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metric
     with (
         _tools(loaded, data, _policy_folder(loaded, stage.round), config, ppm) as tools,
         Progress(len(questions), stage.name, processes.first) as progress,
+        draining(processes) as stop,
     ):
         return measure(
             questions,
@@ -245,6 +249,7 @@ def evaluate(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metric
             out=stage.folder,
             progress=progress,
             peers=processes,
+            stop=stop,
             dialect=data.dialect,
         )
 

@@ -9,6 +9,9 @@ on the watcher's own clock; clocks of different machines are never compared.
 Why files: the run folder is shared anyway, no process has to outlive the others (a TCP store ends with rank 0), and a
 file system with `O_EXCL` semantics needs no lock daemon. One process alone uses no files.
 
+A process that is asked to stop takes no further question and tells the others by a file in the folder, so that all
+stop and none waits for questions that nobody will search.
+
 Guarantees: a question is handed to one live process at a time; every question is handed out until some process has
 written its tree; a process that raises gives its questions back at once, one that is killed after `LEASE`; the slowest
 process holds the others up by one tree. Does not guarantee that work is never done twice: a process that stood still
@@ -27,7 +30,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -42,6 +45,8 @@ BEATS = 20
 """Heartbeats in a lease."""
 GLANCE = 1.0
 """Seconds for which a listing of the claims is good enough; a process may take a little too much meanwhile."""
+STOP = "stop"
+"""The file in the folder of claims that tells every process to stop."""
 
 
 class Peers(Protocol):
@@ -54,6 +59,11 @@ class Peers(Protocol):
     def world(self) -> int: ...
 
     def barrier(self) -> None: ...
+
+
+def never() -> bool:
+    """No reason to stop."""
+    return False
 
 
 class Totals(NamedTuple):
@@ -74,11 +84,13 @@ class Queue(Iterator[Question]):
 
     `while queue.wait(): search(queue)` searches all of them; `done` is told of every finished tree. The iterator ends
     when there is nothing to take *now*. It may be asked again, and so fills a scheduler's room as soon as there is
-    more; a scheduler that does not ask again gets the rest after the next `wait`.
+    more; a scheduler that does not ask again gets the rest after the next `wait`. Once `stop` is true there is nothing
+    more to take.
     """
 
-    def __init__(self, questions: Sequence[Question]):
+    def __init__(self, questions: Sequence[Question], stop: Callable[[], bool] = never):
         self._waiting = deque(questions)
+        self._stop = stop
         self.totals = Totals()
 
     def __enter__(self) -> Queue:
@@ -88,13 +100,17 @@ class Queue(Iterator[Question]):
         pass
 
     def __next__(self) -> Question:
-        if not self._waiting:
+        if not self._waiting or self.stopped():
             raise StopIteration
         return self._waiting.popleft()
 
     def wait(self) -> bool:
-        """True as soon as there is a question to take, False when every question is finished."""
-        return bool(self._waiting)
+        """True as soon as there is a question to take, False when every question is finished, or on a stop."""
+        return bool(self._waiting) and not self.stopped()
+
+    def stopped(self) -> bool:
+        """Whether this search was asked to stop."""
+        return self._stop()
 
     def done(self, tree: Tree) -> None:
         """Tells that the tree of a question taken here is on disk."""
@@ -108,8 +124,15 @@ class SharedQueue(Queue):
     its part of what nobody has taken yet (at least one), so that the queue runs dry everywhere at the same time.
     """
 
-    def __init__(self, folder: Path, peers: Peers, questions: Sequence[Question], lease: float = LEASE):
-        super().__init__([])
+    def __init__(
+        self,
+        folder: Path,
+        peers: Peers,
+        questions: Sequence[Question],
+        lease: float = LEASE,
+        stop: Callable[[], bool] = never,
+    ):
+        super().__init__([], stop)
         own = questions[peers.rank :: peers.world]
         others = [question for i, question in enumerate(questions) if i % peers.world != peers.rank]
         # Each begins with other questions, and takes those of others from their end: so claims rarely collide.
@@ -122,7 +145,8 @@ class SharedQueue(Queue):
         self._beats: dict[str, tuple[int, float]] = {}
         self._alive: set[str] = set()
         self._listed = -math.inf
-        self._stop = threading.Event()
+        self._told = False
+        self._left = threading.Event()
         self._heart = threading.Thread(target=self._keep_alive, daemon=True)
 
     def __enter__(self) -> SharedQueue:
@@ -135,14 +159,18 @@ class SharedQueue(Queue):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self._left.set()
         self._heart.join()
         self._beat_file(self._me).unlink(missing_ok=True)
 
     def __next__(self) -> Question:
         if time.monotonic() - self._listed > GLANCE:
             self._list()
-        while self._free and len(self._held) < max(1, math.ceil(len(self._free) / self._peers.world)):
+        while (
+            self._free
+            and not self.stopped()
+            and len(self._held) < max(1, math.ceil(len(self._free) / self._peers.world))
+        ):
             key = next(iter(self._free))
             if self._claim(key):
                 self._held.add(key)
@@ -158,12 +186,21 @@ class SharedQueue(Queue):
             if not self._open:
                 self._all_here()
                 return False
+            if self.stopped():
+                return False
             if not self._free:
                 self._free = dict.fromkeys(self._abandoned())
             if self._free:
                 return True
             time.sleep(pause)
             pause = min(2 * pause, GLANCE, self._lease / BEATS)
+
+    def stopped(self) -> bool:
+        """Whether any process was asked to stop; the first to know tells the others."""
+        if not self._told and self._stop():
+            (self._folder / STOP).touch()
+            self._told = True
+        return self._told
 
     def done(self, tree: Tree) -> None:
         """Tells every process that this question needs no more work."""
@@ -191,7 +228,9 @@ class SharedQueue(Queue):
     def _list(self) -> None:
         """Looks at the whole folder: who is alive, what is finished, and what nobody has taken."""
         finished, beating = [], set()
-        for name in os.listdir(self._folder):
+        names = os.listdir(self._folder)
+        self._told |= STOP in names
+        for name in names:
             key, _, what = name.partition(".")
             if what == "alive":
                 beating.add(key)
@@ -240,7 +279,7 @@ class SharedQueue(Queue):
             )
 
     def _keep_alive(self) -> None:
-        while not self._stop.wait(self._lease / BEATS):
+        while not self._left.wait(self._lease / BEATS):
             # A beat that fails is one beat less; a lease has many.
             with contextlib.suppress(OSError):
                 os.utime(self._beat_file(self._me))

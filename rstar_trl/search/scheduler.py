@@ -225,7 +225,9 @@ def _single(future: Future[Any]) -> Future[list[Any]]:
     call: Future[list[Any]] = Future()
 
     def pass_on(done: Future[Any]) -> None:
-        if error := done.exception():
+        if done.cancelled():
+            call.cancel()
+        elif error := done.exception():
             call.set_exception(error)
         else:
             call.set_result([done.result()])

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from rstar_trl.config import PromptConfig, SandboxConfig, SearchConfig
 from rstar_trl.data.question import GoldResult, Question
-from rstar_trl.errors import RunError
+from rstar_trl.errors import Interrupted, RunError
+from rstar_trl.evolution.interrupt import draining
 from rstar_trl.evolution.launch import Processes
 from rstar_trl.policy.interface import Candidate, ProposeRequest
 from rstar_trl.policy.prompting import Prompter
@@ -79,13 +80,14 @@ def search(settings: Settings) -> None:
     (folder / f"{peers.rank}.pid").write_text(str(os.getpid()))
     databases = {"music": Path(settings.database)}
     gold = GoldResult(NAMES)
-    with Sandbox(SandboxConfig(workers=1)) as sandbox:
+    with Sandbox(SandboxConfig(workers=1)) as sandbox, draining(launched) as stop:
         search_together(
             [Question(f"q{i:02}", "music", f"names {i}?", gold_result=gold) for i in range(settings.questions)],
             folder=folder,
             name="trees",
             peers=peers,
             lease=settings.lease,
+            stop=stop,
             engine=SlowEngine(settings.delay),
             scorer=None,
             sandbox=sandbox,
@@ -103,3 +105,5 @@ if __name__ == "__main__":
     except RunError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except Interrupted:
+        sys.exit(130)

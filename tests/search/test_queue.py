@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -101,6 +102,26 @@ def test_a_process_that_fails_gives_its_questions_back_at_once(tmp_path: Path) -
     assert sorted(taken) == sorted(ids(QUESTIONS))
 
 
+def test_one_process_that_is_asked_to_stop_stops_all(tmp_path: Path) -> None:
+    asked: list[int] = []
+    folder = tmp_path / "claims"
+    stopping = SharedQueue(folder, Place(0, 2), QUESTIONS, stop=lambda: bool(asked))
+    with stopping as first, queue(folder, 1) as second:
+        held = next(first)
+        asked.append(1)
+        assert list(first) == [] and not first.wait()
+        finish(first, held)
+        assert not second.wait() and list(second) == [], "the other hears of it before it waits or takes more"
+
+
+def test_a_process_alone_stops_between_two_questions() -> None:
+    asked: list[int] = []
+    with Queue(QUESTIONS, stop=lambda: bool(asked)) as alone:
+        assert alone.wait() and next(alone) == QUESTIONS[0]
+        asked.append(1)
+        assert list(alone) == [] and not alone.wait()
+
+
 def test_repeats_go_and_the_first_tree_stays(tmp_path: Path) -> None:
     files = [tmp_path / "trees-0.jsonl", tmp_path / "trees-1.jsonl"]
     for place, name in ((0, "a"), (0, "b"), (1, "b"), (1, "c")):
@@ -118,7 +139,8 @@ def begin(folder: Path, database: Path, launcher: Sequence[str] = (), **settings
     folder.mkdir(exist_ok=True)
     settings = {"folder": str(folder), "database": str(database), **settings}
     command = [sys.executable, *launcher, "-m", "tests.search.queue_process", json.dumps(settings)]
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    # A group of its own, as a terminal gives each command: Ctrl-C is a signal to the whole group.
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, process_group=0)
 
 
 def end(process: subprocess.Popen[str], code: int = 0) -> str:
@@ -202,4 +224,36 @@ def test_resumed_by_one_process_and_then_by_two_the_trees_are_the_same(
     end(alone, -9)
 
     end(begin(tmp_path, small_database, LAUNCH))
+    assert trees(tmp_path) == expected
+
+
+@pytest.mark.parametrize("launcher", [(), LAUNCH], ids=["alone", "two-launched"])
+def test_interrupted_once_the_trees_in_flight_are_finished_and_the_rest_is_searched_later(
+    launcher: Sequence[str], small_database: Path, tmp_path: Path, expected: dict[str, dict[str, Any]]
+) -> None:
+    """Launched from the command line, both processes hear of it from torchrun, which fails when they have ended."""
+    process = begin(tmp_path, small_database, launcher, delay=0.1, in_flight=3)
+    until_written(tmp_path, 0, 1, process)
+    before = len(trees(tmp_path))
+    os.killpg(process.pid, signal.SIGINT)
+    said = end(process, 1 if launcher else 130)
+    left = trees(tmp_path)
+    assert said.count("the questions in flight are finished first") == 1
+    assert before < len(left) < 24 and not (tmp_path / "claims").exists()
+    assert left == {name: expected[name] for name in left}
+    end(begin(tmp_path, small_database, launcher))
+    assert trees(tmp_path) == expected
+
+
+def test_one_interrupted_process_of_two_stops_both(
+    small_database: Path, tmp_path: Path, expected: dict[str, dict[str, Any]]
+) -> None:
+    both = [begin(tmp_path, small_database, rank=rank, world=2, delay=0.1, in_flight=3) for rank in (0, 1)]
+    for rank, process in enumerate(both):
+        until_written(tmp_path, rank, 1, process)
+    both[1].send_signal(signal.SIGINT)
+    for process in both:
+        end(process, 130)
+    assert len(trees(tmp_path)) < 24
+    end(begin(tmp_path, small_database))
     assert trees(tmp_path) == expected
