@@ -98,7 +98,7 @@ def _asked(folder: Path) -> Path:
 def _first_interrupt(ask: Callable[[], None]) -> Iterator[None]:
     """Within, the first SIGINT calls `ask`, and a later one what was there before."""
     before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    if not callable(before):
         yield
         return
     first: list[float] = []
@@ -110,8 +110,18 @@ def _first_interrupt(ask: Callable[[], None]) -> Iterator[None]:
         elif time.monotonic() - first[0] > ECHO:
             before(number, frame)
 
-    signal.signal(signal.SIGINT, handle)
+    with handling(signal.SIGINT, handle):
+        yield
+
+
+@contextlib.contextmanager
+def handling(number: signal.Signals, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within, a signal goes to `handler`; outside the main thread, where none can be set, to what was there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)

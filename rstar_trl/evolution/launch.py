@@ -104,15 +104,12 @@ def launch(loaded: LoadedRecipe, stage: Stage) -> None:
         environment.setdefault("OMP_NUM_THREADS", str(_threads(loaded)))
         command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *arguments(loaded, stage)]
         child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
-        previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            with interrupt.passing_on(Path(scratch)) as asked:
+            with interrupt.handling(signal.SIGTERM, _interrupt), interrupt.passing_on(Path(scratch)) as asked:
                 code = child.wait()
         except KeyboardInterrupt:
             _end(child)
             raise
-        finally:
-            signal.signal(signal.SIGTERM, previous)
         if error_file.exists():
             raise StageError(error_file.read_text(encoding="utf-8"), 2)
         if asked():

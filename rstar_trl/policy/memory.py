@@ -38,7 +38,7 @@ class MemoryLimit:
         """What `work` over `count` requests returns, or None when it ran out of memory; other exceptions pass."""
         try:
             found = work()
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_shortage(error):
                 raise
         else:
@@ -53,6 +53,6 @@ class MemoryLimit:
         return None
 
 
-def is_shortage(error: RuntimeError) -> bool:
+def is_shortage(error: Exception) -> bool:
     """Whether an exception says that memory ran out, on whatever device."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in SHORTAGES)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in SHORTAGES)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,14 @@ def test_user_error_in_a_launched_stage_reaches_the_parent(
     assert caught.value.code == 2
     if config == "cpu.yaml":
         assert "Traceback" not in capfd.readouterr().err
+
+
+def test_stage_can_be_launched_from_another_thread(write_recipe: WriteRecipe) -> None:
+    """Where no signal handler can be set, as in a server or a notebook's worker."""
+    loaded = load_recipe(write_recipe(), ["data.train_size=20", "data.eval_size=5"])
+    stage = next(stage for stage in plan(loaded.recipe) if stage.name == "round-0/eval")
+    with ThreadPoolExecutor(1) as pool, pytest.raises(StageError, match="which is not finished"):
+        pool.submit(launch, loaded, stage).result()
 
 
 def test_two_cpu_processes_are_two_ranks_of_one_run(tmp_path: Path) -> None:
