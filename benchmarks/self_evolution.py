@@ -4,8 +4,9 @@
 
 For every seed, the recipe as it stands (its last round answers by every method, on all evaluation questions), and two
 controls that never search: `cold`, trained on the labelled fraction of the SQL, and `ceiling`, on all of it. Both are
-trained like the last round's policy: from the same kind of base, for as many steps as it has behind it. Prints
-Markdown tables for docs/results.md. Finished stages are kept, so the command may be given again.
+trained like the last round's policy: from the same kind of base, for as many steps as it has behind it. Where the cold
+start itself is, it is the control `cold`. Prints Markdown tables for docs/results.md. Finished stages are kept, so the
+command may be given again.
 
 Every run is one process with one thread, `--jobs` of them side by side, with the batch that all processes of the
 recipe's accelerate config would make together.
@@ -59,9 +60,9 @@ def settings(loaded: LoadedRecipe, seed: int, out: Path) -> list[dict[str, objec
         common[f"{name}.{key}"] = processes * int(getattr(recipe, name).get(key, 8))
     runs = [{**common, "output_dir": out / "evolved", "evaluation.rounds": "last"}]
     control = {**common, "rounds": "[]", "evaluation.methods": "[greedy]", "sft.max_steps": trained_steps(recipe)}
-    for name, fraction in (("cold", recipe.data.label_fraction), ("ceiling", 1.0)):
-        runs.append({**control, "output_dir": out / name, "data.label_fraction": fraction})
-    return runs
+    if trained_steps(recipe) != int(recipe.sft["max_steps"]):
+        runs.append({**control, "output_dir": out / "cold"})
+    return [*runs, {**control, "output_dir": out / "ceiling", "data.label_fraction": 1.0}]
 
 
 def trained_steps(recipe: Recipe) -> int:
@@ -91,7 +92,8 @@ def tables(folders: list[Path], rounds: int) -> str:
     """Two Markdown tables: greedy accuracy by round against the controls, and the methods of the last round."""
     done = [folder for folder in folders if (folder / "ceiling/round-0/eval/metrics.json").exists()]
     by_round = [[greedy(folder / "evolved", number) for folder in done] for number in range(rounds + 1)]
-    cold, ceiling = ([greedy(folder / name, 0) for folder in done] for name in ("cold", "ceiling"))
+    cold = [greedy(folder / ("cold" if (folder / "cold").exists() else "evolved"), 0) for folder in done]
+    ceiling = [greedy(folder / "ceiling", 0) for folder in done]
     gaps = [(last - low) / (high - low) for last, low, high in zip(by_round[-1], cold, ceiling, strict=True)]
     lines = ["| policy, greedy | " + " | ".join(folder.name for folder in done) + " | mean | spread |"]
     lines.append("|---" * (len(done) + 3) + "|")

@@ -173,12 +173,27 @@ def dataset(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics
     folders = [loaded.folder / f"round-{number}/search" for number in range(1, stage.round + 1)]
     trees = read_trees([path for folder in folders for path in _tree_files(folder)])
     labelled, _ = read_jsonl(loaded.folder / "round-0/data/sft.jsonl")
-    settings, copies = loaded.recipe.trajectories, None
-    if settings.value_copies:
+    settings, copies, near_misses = loaded.recipe.trajectories, None, list[dict[str, Any]]()
+    if settings.value_copies or settings.near_misses:
         data = load_data(loaded.folder / "data")
         selected = selected_rows(trees, settings.top_k)
+        near_misses = _contrasts(loaded, data, selected, stage.seed)
         copies = _value_copies(loaded, data, _prompter(loaded, data), selected, stage.seed)
-    return dict(write_datasets(trees, stage.folder, settings, labelled, copies))
+    counts = write_datasets(trees, stage.folder, settings, labelled, copies, near_misses)
+    return {**counts, "near_misses": len(near_misses)}
+
+
+def _contrasts(loaded: LoadedRecipe, data: RunData, rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """The near-misses of prompt-completion rows that the recipe asks for, as preference rows."""
+    from rstar_trl.sql.sandbox import Sandbox
+    from rstar_trl.trajectories.contrasts import contrasts
+
+    count = loaded.recipe.trajectories.near_misses
+    if not count:
+        return []
+    questions = {question.id: question for question in data.train}
+    with Sandbox(loaded.recipe.sandbox) as sandbox:
+        return contrasts(rows, questions, data.databases, count, sandbox, seed, data.dialect)
 
 
 def sft(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rstar_trl.data.databases import Database
 from rstar_trl.data.question import Corpus, GoldResult, Value
 from rstar_trl.data.schema import introspect
 from rstar_trl.data.variants import make_variant
@@ -129,7 +130,7 @@ def pairs_of(queries: Sequence[str], columns: Columns, dialect: str = "sqlite") 
     ]
 
 
-def columns_of(database: Path) -> dict[str, dict[str, str]]:
+def columns_of(database: Database) -> dict[str, dict[str, str]]:
     """Declared types as `near_misses` wants them."""
     tables = introspect(database, sample_values=0).tables
     return {table.name.lower(): {c.name.lower(): c.type for c in table.columns} for table in tables}

@@ -30,12 +30,14 @@ def write_datasets(
     config: TrajectoryConfig,
     extra_rows: Sequence[Row] = (),
     copies: ValueCopies | None = None,
+    contrasts: Sequence[Row] = (),
 ) -> dict[str, int]:
     """Writes `sft.jsonl` and its siblings to `folder`; returns the rows in each file.
 
     Counted too: `extra` rows kept, `questions` searched, and how many were `solved`. `extra_rows`: prompt-completion
     rows with `question_id` (gold SQL taken apart); those equal to a selected trajectory are dropped, the others join
-    `sft.jsonl`. `copies` of the selected trajectories join `sft.jsonl` and `preference.jsonl`.
+    `sft.jsonl`. `contrasts`: preference rows that join those of the trees. `copies` of the selected trajectories join
+    `sft.jsonl` and `preference.jsonl`.
     """
     sets: dict[str, list[Row]] = {name: [] for name in FILES}
     groups = by_question(trees)
@@ -50,6 +52,7 @@ def write_datasets(
         sets["preference"] += preference_rows(group, config)
         sets["stepwise"] += _unique(row for tree in group for row in stepwise_rows(tree, config.top_k))
         sets["trees"] += [rows.tree_row(tree) for tree in group]
+    sets["preference"] = _unique([*sets["preference"], *contrasts])
     if copies is not None:
         extra_rows = [*extra_rows, *copies.completions()]
         sets["preference"] += copies.preferences(sets["preference"])

@@ -108,7 +108,7 @@ def value_copies(
     """
     unseen = {_words(question) for question in held_out}
     unseen |= {canonical(question.gold_sql, dialect) for question in held_out if question.gold_sql}
-    values = {db_id: _values(path) for db_id, path in prompter.databases.items()}
+    values = {db_id: column_values(path) for db_id, path in prompter.databases.items()}
     groups = []
     for row in rows:
         question = questions[row["question_id"]]
@@ -126,7 +126,8 @@ def value_copies(
     return ValueCopies(found, prompter)
 
 
-def _values(database: Database) -> Values:
+def column_values(database: Database) -> Values:
+    """Up to `VALUES_PER_COLUMN` distinct values of every column; columns of one name in several tables share them."""
     found: dict[str, list[Value]] = {}
     for table in introspect(database, VALUES_PER_COLUMN).tables:
         for column in table.columns:

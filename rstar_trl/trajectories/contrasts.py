@@ -1,0 +1,167 @@
+"""Right trajectories against near-misses: what a PPM must tell apart, whether the policy happened to sample it or not.
+
+A search finds few wrong trajectories of a question, all of them mistakes of one policy. A small PPM trained on nothing
+else tells its own pairs apart and no others. So a right trajectory is also set against queries that differ from it in
+one place: another operator, column, aggregate, order or condition (`rstar_trl.sql.near_misses`), or another constant,
+which stands elsewhere in the query or in the same column.
+
+Guarantees: every near-miss runs, and gives rows, but not those of the question's answer; its steps are worded as the
+right trajectory's, where they differ as the cold start's; rows are those of `rows.preference`, one for the whole
+trajectories and one for the first step in which they differ; the same input gives the same rows.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+from rstar_trl.data.databases import Database
+from rstar_trl.data.question import Question
+from rstar_trl.errors import SqlError
+from rstar_trl.io import digest
+from rstar_trl.policy.tokens import DELIMITER
+from rstar_trl.sql.compare import results_equal
+from rstar_trl.sql.execution import Execution, SqlJob
+from rstar_trl.sql.near_misses import Columns, near_misses
+from rstar_trl.sql.policy import parse_statements
+from rstar_trl.sql.sandbox import Sandbox
+from rstar_trl.sql.steps import parse_step, sql_from_steps, steps_from_sql, with_thoughts
+from rstar_trl.sql.variants import columns_of
+from rstar_trl.trajectories.rows import Row
+from rstar_trl.trajectories.values import Values, column_values
+
+ATTEMPTS = 3
+"""Near-misses run for each one wanted; some give the answer after all, or nothing."""
+
+MARGIN = 2.0
+"""Difference of the rewards of a right and a wrong trajectory."""
+
+_QUOTED = re.compile(r'"([a-z_]\w*)"', re.IGNORECASE)
+"""Names that near-misses quote to be safe. Policies do not, so quotes would give the near-miss away."""
+
+
+def contrasts(
+    rows: Iterable[Row],
+    questions: Mapping[str, Question],
+    databases: Mapping[str, Database],
+    count: int,
+    sandbox: Sandbox,
+    seed: int,
+    dialect: str = "sqlite",
+) -> list[Row]:
+    """Preference rows of right trajectories (`question_id, prompt, completion`) with `count` near-misses of each.
+
+    Questions without an answer to compare with are left out.
+    """
+    columns = {name: columns_of(database) for name, database in databases.items()}
+    values = {name: column_values(database) for name, database in databases.items()}
+    drafts, jobs = list[tuple[Row, list[str]]](), list[SqlJob]()
+    for row in rows:
+        question = questions[row["question_id"]]
+        if question.gold_result is None:
+            continue
+        chance = random.Random(digest([seed, row["question_id"], row["completion"]]))
+        found = _drafts(row["completion"], columns[question.db_id], values[question.db_id], chance, dialect)
+        drafts.append((row, found[: ATTEMPTS * count]))
+        jobs += [SqlJob(str(databases[question.db_id]), sql) for sql in drafts[-1][1]]
+    executions = iter(sandbox.run(jobs))
+    made = []
+    for row, found in drafts:
+        ran = [(sql, next(executions)) for sql in found]
+        wrong = (sql for sql, execution in ran if _is_wrong(execution, questions[row["question_id"]]))
+        pairs = (_pair(row, _steps(sql, row["completion"], dialect), count) for sql in wrong)
+        made += [each for pair in islice(filter(None, pairs), count) for each in pair]
+    return made
+
+
+def _drafts(completion: str, columns: Columns, values: Values, chance: random.Random, dialect: str) -> list[str]:
+    """Queries near to a trajectory's, half of them by another constant where it has any, in random order."""
+    try:
+        sql = sql_from_steps([parse_step(step, dialect) for step in completion.split(DELIMITER)], dialect)
+        changed = [_QUOTED.sub(r"\1", each.sql) for each in near_misses(sql, columns, dialect)]
+        other = list(_other_constants(sql, values, chance, dialect))
+    except SqlError:
+        return []
+    chance.shuffle(changed)
+    chance.shuffle(other)
+    both = [sql for pair in zip(other, changed, strict=False) for sql in pair]
+    return list(dict.fromkeys(both + changed[len(other) :] + other[len(changed) :]))
+
+
+def _other_constants(sql: str, values: Values, chance: random.Random, dialect: str) -> Iterator[str]:
+    """The query with one compared constant replaced: by another one of the query, and by one of its column."""
+    from sqlglot import exp
+
+    (tree,) = parse_statements(sql, dialect)
+    literals = _compared(tree)
+    for place, literal in enumerate(literals):
+        text, predicate = str(literal.this), literal.find_ancestor(exp.Predicate)
+        assert predicate is not None
+        names = [column.name.lower() for column in predicate.find_all(exp.Column)]
+        pools: tuple[Sequence[object], ...] = (
+            [other.this for other in literals if other.is_string == literal.is_string and str(other.this) != text],
+            [value for name in names for value in values.get(name, ())],
+        )
+        for pool in filter(None, pools):
+            new = _like(text, str(chance.choice(pool)), chance)
+            if new != text and (literal.is_string or new.replace(".", "", 1).isdigit()):
+                changed = tree.copy()
+                made = exp.Literal.string(new) if literal.is_string else exp.Literal.number(new)
+                _compared(changed)[place].replace(made)
+                yield changed.sql(dialect=dialect)
+
+
+def _compared(tree: object) -> list:
+    """The constants that something is compared with."""
+    from sqlglot import exp
+
+    assert isinstance(tree, exp.Expression)
+    return [literal for literal in tree.find_all(exp.Literal) if literal.find_ancestor(exp.Predicate)]
+
+
+def _like(constant: str, value: str, chance: random.Random) -> str:
+    """`value` as it would stand where `constant`, which may be a LIKE pattern, does."""
+    word = value.strip("%")
+    if not constant.endswith("%"):
+        return word
+    if constant.startswith("%"):
+        return f"%{chance.choice(word.split() or [''])}%"
+    return word[: len(constant) - 1] + "%"
+
+
+def _is_wrong(execution: Execution, question: Question) -> bool:
+    gold = question.gold_result
+    assert gold is not None
+    if execution.verdict != "ok" or not execution.rows:
+        return False
+    return not results_equal(execution.rows, gold.rows, gold.ordered)
+
+
+def _steps(sql: str, completion: str, dialect: str) -> list[str]:
+    """A query as the texts of its steps, those of `completion` where the clause is the same; none if that fails."""
+    try:
+        own = {parse_step(text, dialect).clause: text for text in completion.split(DELIMITER)}
+        steps = with_thoughts(steps_from_sql(sql, dialect), dialect)
+    except SqlError:
+        return []
+    return [own.get(step.clause, str(step)) for step in steps]
+
+
+def _pair(row: Row, wrong: list[str], count: int) -> list[Row]:
+    """The whole trajectories, and the first step in which they differ; nothing where one begins with the other."""
+    right = row["completion"].split(DELIMITER)
+    same = next((place for place, (a, b) in enumerate(zip(right, wrong, strict=False)) if a != b), None)
+    if same is None:
+        return []
+    base = {"question_id": row["question_id"], "weight": 1 / count, "margin": MARGIN}
+    base["prompt_chars"] = len(row["prompt"])
+    before = "".join(step + DELIMITER for step in right[:same])
+    whole = {"chosen": row["completion"], "rejected": DELIMITER.join(wrong)}
+    step = {"chosen": right[same], "rejected": wrong[same]}
+    ends = {"chosen_final": same == len(right) - 1, "rejected_final": same == len(wrong) - 1}
+    return [
+        {**base, "prompt": row["prompt"], **whole, "chosen_final": True, "rejected_final": True},
+        {**base, "prompt": row["prompt"] + before, **step, **ends},
+    ]
