@@ -101,8 +101,8 @@ class Bench:
         """Seconds."""
         return time.process_time() if self.arguments.cpu_time else time.perf_counter()
 
-    def search(self, shared: bool) -> tuple[float, list[list[ProposeRequest]]]:
-        """Generated tokens per second of a whole search, and the batches it asked for."""
+    def search(self, shared: bool) -> tuple[float, float, list[list[ProposeRequest]]]:
+        """Generated tokens per second and trees per minute of a whole search, and the batches it asked for."""
         options = {} if shared else {"cache_bytes": 0, "rows_per_batch": 128 * self.arguments.candidates}
         engine = TransformersEngine(self.engine.model, self.engine.tokenizer, STEP_TOKENS, **options)
         steps, trees = Steps(engine, shared), list[Tree]()
@@ -119,7 +119,8 @@ class Bench:
             started = self.clock()
             run_searches(tasks, config, steps, None, sandbox, trees.append)
             seconds = self.clock() - started
-        return sum(tree.generated_tokens for tree in trees) / seconds, steps.batches
+        tokens = sum(tree.generated_tokens for tree in trees)
+        return tokens / seconds, 60 * len(trees) / seconds, steps.batches
 
     def generate(self, batches: list[list[ProposeRequest]]) -> float:
         """Generated tokens per second of `generate` on the same prompts, batch by batch."""
@@ -161,8 +162,9 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--cpu-time", action="store_true", help="count this process's CPU time (on a busy machine)")
     arguments = parser.parse_args()
-    print("| model | prompt | rows | search, tok/s | `generate`, tok/s | ratio | not shared, tok/s | ratio |")
-    print("|---" * 8 + "|")
+    columns = ("search, tok/s", "trees/min", "`generate`, tok/s", "ratio", "not shared, tok/s", "ratio")
+    print(f"| model | prompt | rows | {' | '.join(columns)} |")
+    print("|---" * 9 + "|")
     for name in arguments.models:
         with benches(name, arguments) as bench:
             for length in arguments.prompts:
@@ -174,14 +176,14 @@ def row(name: str, length: int, bench: Bench, arguments: argparse.Namespace) -> 
     """Measures the three in turns."""
     shared, plain, unshared = [], [], []
     for _ in range(arguments.repeats):
-        speed, batches = bench.search(shared=True)
-        shared.append(speed)
+        *speeds, batches = bench.search(shared=True)
+        shared.append(speeds)
         plain.append(bench.generate(batches))
         unshared.append(bench.search(shared=False)[0])
-    fast, full, slow = max(shared), max(plain), max(unshared)
+    (fast, trees), full, slow = max(shared), max(plain), max(unshared)
     rows = arguments.trees_in_flight * arguments.candidates
-    cells = (name, length, rows, f"{fast:,.0f}", f"{full:,.0f}", f"{fast / full:.0%}", f"{slow:,.0f}")
-    return f"| {' | '.join(map(str, cells))} | {fast / slow:.1f}x |"
+    numbers = (f"{fast:,.0f}", f"{trees:,.0f}", f"{full:,.0f}", f"{fast / full:.0%}", f"{slow:,.0f}")
+    return f"| {' | '.join(map(str, (name, length, rows, *numbers)))} | {fast / slow:.1f}x |"
 
 
 @contextmanager
