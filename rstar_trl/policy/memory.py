@@ -12,7 +12,8 @@ another process's memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -33,6 +34,23 @@ class MemoryLimit:
     def __init__(self, cache: PrefixCache):
         self.cache = cache
         self.most = math.inf
+
+    def in_passes(
+        self, order: list[int], fitting: Callable[[list[int]], tuple[int, float]], work: Callable[[list[int]], list[T]]
+    ) -> Iterator[tuple[int, T | None]]:
+        """Every number in `order` with what `work` finds for it, or None where it does not fit even alone.
+
+        `fitting` says how many of the numbers left go into one pass, from their start, and the size of that pass;
+        `work` answers those of one pass, in order.
+        """
+        while order:
+            count, size = fitting(order)
+            cold = not self.cache.bytes
+            found = self.attempt(count, size, partial(work, order[:count]))
+            if found is None and (count > 1 or not cold):
+                continue
+            yield from zip(order[:count], [None] if found is None else found, strict=True)
+            order = order[count:]
 
     def attempt(self, count: int, size: float, work: Callable[[], T]) -> T | None:
         """What `work` over `count` requests returns, or None when it ran out of memory; other exceptions pass."""

@@ -7,7 +7,7 @@ that the PPM cannot read whole is refused, and so is one that does not fit into 
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -69,16 +69,13 @@ class PPMScorer:
             else:
                 rows.setdefault(_row(request), []).append(index)
         order = [index for key in sorted(rows, key=len) for index in rows[key]]
-        while order:
-            count, size = self._fitting([requests[i] for i in order])
-            chunk, rest = order[:count], order[count:]
-            cold = not self.cache.bytes
-            found = self.memory.attempt(count, size, partial(self._score, [requests[i] for i in chunk]))
-            if found is None and (count > 1 or not cold):
-                continue
-            order = rest
-            for place, index in enumerate(chunk):
-                scores[index] = self._too_large(requests[index]) if found is None else found[place]
+        found = self.memory.in_passes(
+            order,
+            lambda left: self._fitting([requests[i] for i in left]),
+            lambda chunk: self._score([requests[i] for i in chunk]),
+        )
+        for index, score in found:
+            scores[index] = self._too_large(requests[index]) if score is None else score
         return scores
 
     def _fitting(self, requests: list[ScoreRequest]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -85,36 +85,29 @@ class TransformersEngine:
                 order.append(index)
         # Rows of one pass are padded to the longest, so equal lengths belong together.
         order.sort(key=lambda i: (requests[i].n, requests[i].temperature, lengths[i]))
-        while order:
-            count = self._fitting(requests, lengths, order)
-            chunk, rest = order[:count], order[count:]
-            work = partial(self._sample, [requests[i] for i in chunk], [pieces[i] for i in chunk])
-            cold = not self.cache.bytes
-            found = self.memory.attempt(count, self._size(requests, lengths, chunk), work)
-            if found is None and (count > 1 or not cold):
-                continue
-            order = rest
-            for place, index in enumerate(chunk):
-                answers[index] = self._too_large(requests[index], lengths[index]) if found is None else found[place]
+        found = self.memory.in_passes(
+            order,
+            lambda left: self._fitting(requests, lengths, left),
+            lambda chunk: self._sample([requests[i] for i in chunk], [pieces[i] for i in chunk]),
+        )
+        for index, candidates in found:
+            answers[index] = self._too_large(requests[index], lengths[index]) if candidates is None else candidates
         return answers
 
-    def _fitting(self, requests: list[ProposeRequest], lengths: list[int], order: list[int]) -> int:
-        """How many of `order`, from its start, go into one pass: alike, within both limits, at least one."""
-        first = requests[order[0]]
-        rows = min(max(1, self.rows_per_batch * 4 // max(4, first.n)), len(order))
-        count = 1
-        while (
-            count < rows
-            and _alike(requests[order[count]], first)
-            and self._size(requests, lengths, order[: count + 1]) <= self.memory.most
-        ):
-            count += 1
-        return count
+    def _fitting(self, requests: list[ProposeRequest], lengths: list[int], order: list[int]) -> tuple[int, int]:
+        """How many of `order`, which comes by length, go into one pass, at least one; and the size of that pass.
 
-    def _size(self, requests: list[ProposeRequest], lengths: list[int], chunk: list[int]) -> int:
-        """Rows times tokens of a pass whose requests come by length, if no step ends before it must."""
-        last = chunk[-1]
-        return len(chunk) * (lengths[last] + requests[last].n * self.max_step_tokens)
+        They are alike and within both limits. The size is rows times tokens if no step ends before it must.
+        """
+        first = requests[order[0]]
+        rows = order[: max(1, self.rows_per_batch * 4 // max(4, first.n))]
+        size = 0
+        for count, index in enumerate(rows):
+            larger = (count + 1) * (lengths[index] + first.n * self.max_step_tokens)
+            if count and (not _alike(requests[index], first) or larger > self.memory.most):
+                return count, size
+            size = larger
+        return len(rows), size
 
     def _too_large(self, request: ProposeRequest, length: int) -> Refused:
         return Refused(
