@@ -26,6 +26,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from rstar_trl.config import SandboxConfig
+from rstar_trl.data.schema import introspect
 from rstar_trl.errors import SqlError
 from rstar_trl.io import file_digest
 from rstar_trl.sql.execution import SqlJob
@@ -99,7 +100,7 @@ def snapshot(files: dict[str, Path]) -> dict[str, str]:
 def queries(rows: list[dict[str, str]], files: dict[str, Path], generator: random.Random) -> Iterator[SqlJob]:
     """Endless random queries, most on the database that their words come from."""
     gold = [(row["db_id"], row["query"]) for row in rows if row["db_id"] in files]
-    columns = {name: columns_of(path) for name, path in files.items()}
+    columns = {name: columns_of(introspect(path)) for name, path in files.items()}
     hostile = attacks()
     while True:
         name, sql = generator.choice(gold)

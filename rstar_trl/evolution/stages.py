@@ -178,7 +178,8 @@ def dataset(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics
         data = load_data(loaded.folder / "data")
         selected = selected_rows(trees, settings.top_k)
         near_misses = _contrasts(loaded, data, selected, stage.seed)
-        copies = _value_copies(loaded, data, _prompter(loaded, data), selected, stage.seed)
+        if settings.value_copies:
+            copies = _value_copies(loaded, data, _prompter(loaded, data), selected, stage.seed)
     counts = write_datasets(trees, stage.folder, settings, labelled, copies, near_misses)
     return {**counts, "near_misses": len(near_misses)}
 

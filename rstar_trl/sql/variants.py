@@ -15,9 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rstar_trl.data.databases import Database
 from rstar_trl.data.question import Corpus, GoldResult, Value
-from rstar_trl.data.schema import introspect
+from rstar_trl.data.schema import Schema, introspect
 from rstar_trl.data.variants import make_variant
 from rstar_trl.errors import DataError, SqlError
 from rstar_trl.sql.compare import results_equal
@@ -86,7 +85,7 @@ def choose_variants(
     """Makes a pool of variants in `folder`, keeps `count` of them as `<stem>-1.sqlite` and so on, deletes the rest."""
     stable = [sql for sql in dict.fromkeys(queries) if _is_stable(sql, dialect)]
     pool = make_pool(database, stable, min(MAX_POOL, POOL_PER_VARIANT * count), folder / "pool", seed, dialect)
-    pairs = pairs_of(stable[:: math.ceil(len(stable) / MAX_QUERIES) or 1], columns_of(database), dialect)
+    pairs = pairs_of(stable[:: math.ceil(len(stable) / MAX_QUERIES) or 1], columns_of(introspect(database)), dialect)
     apart = tell_apart(pairs, [database, *pool], sandbox, dialect)
     original, candidates = apart[0], apart[1:]
     known, chosen, curve = set(original), list[int](), [len(original)]
@@ -130,10 +129,9 @@ def pairs_of(queries: Sequence[str], columns: Columns, dialect: str = "sqlite") 
     ]
 
 
-def columns_of(database: Database) -> dict[str, dict[str, str]]:
+def columns_of(schema: Schema) -> dict[str, dict[str, str]]:
     """Declared types as `near_misses` wants them."""
-    tables = introspect(database, sample_values=0).tables
-    return {table.name.lower(): {c.name.lower(): c.type for c in table.columns} for table in tables}
+    return {table.name.lower(): {c.name.lower(): c.type for c in table.columns} for table in schema.tables}
 
 
 def tell_apart(

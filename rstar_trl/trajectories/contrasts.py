@@ -16,21 +16,25 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from rstar_trl.data.databases import Database
 from rstar_trl.data.question import Question
+from rstar_trl.data.schema import introspect
 from rstar_trl.errors import SqlError
 from rstar_trl.io import digest
 from rstar_trl.policy.tokens import DELIMITER
-from rstar_trl.sql.compare import results_equal
 from rstar_trl.sql.execution import Execution, SqlJob
 from rstar_trl.sql.near_misses import Columns, near_misses
 from rstar_trl.sql.policy import parse_statements
 from rstar_trl.sql.sandbox import Sandbox
-from rstar_trl.sql.steps import parse_step, sql_from_steps, steps_from_sql, with_thoughts
-from rstar_trl.sql.variants import columns_of
+from rstar_trl.sql.steps import parse_step, steps_from_sql, with_thoughts
+from rstar_trl.sql.variants import agrees, columns_of
 from rstar_trl.trajectories.rows import Row
-from rstar_trl.trajectories.values import Values, column_values
+from rstar_trl.trajectories.values import VALUES_PER_COLUMN, Values, column_values, piece, query_of
+
+if TYPE_CHECKING:
+    from sqlglot import exp
 
 ATTEMPTS = 3
 """Near-misses run for each one wanted; some give the answer after all, or nothing."""
@@ -55,8 +59,9 @@ def contrasts(
 
     Questions without an answer to compare with are left out.
     """
-    columns = {name: columns_of(database) for name, database in databases.items()}
-    values = {name: column_values(database) for name, database in databases.items()}
+    schemas = {name: introspect(database, VALUES_PER_COLUMN) for name, database in databases.items()}
+    columns = {name: columns_of(schema) for name, schema in schemas.items()}
+    values = {name: column_values(schema) for name, schema in schemas.items()}
     drafts, jobs = list[tuple[Row, list[str]]](), list[SqlJob]()
     for row in rows:
         question = questions[row["question_id"]]
@@ -79,7 +84,7 @@ def contrasts(
 def _drafts(completion: str, columns: Columns, values: Values, chance: random.Random, dialect: str) -> list[str]:
     """Queries near to a trajectory's, half of them by another constant where it has any, in random order."""
     try:
-        sql = sql_from_steps([parse_step(step, dialect) for step in completion.split(DELIMITER)], dialect)
+        sql = query_of(completion, dialect)
         changed = [_QUOTED.sub(r"\1", each.sql) for each in near_misses(sql, columns, dialect)]
         other = list(_other_constants(sql, values, chance, dialect))
     except SqlError:
@@ -113,30 +118,23 @@ def _other_constants(sql: str, values: Values, chance: random.Random, dialect: s
                 yield changed.sql(dialect=dialect)
 
 
-def _compared(tree: object) -> list:
+def _compared(tree: exp.Expr) -> list[exp.Literal]:
     """The constants that something is compared with."""
     from sqlglot import exp
 
-    assert isinstance(tree, exp.Expression)
     return [literal for literal in tree.find_all(exp.Literal) if literal.find_ancestor(exp.Predicate)]
 
 
 def _like(constant: str, value: str, chance: random.Random) -> str:
     """`value` as it would stand where `constant`, which may be a LIKE pattern, does."""
-    word = value.strip("%")
-    if not constant.endswith("%"):
-        return word
-    if constant.startswith("%"):
-        return f"%{chance.choice(word.split() or [''])}%"
-    return word[: len(constant) - 1] + "%"
+    word = piece(value.strip("%"), constant, chance)
+    return f"{'%' * constant.startswith('%')}{word}{'%' * constant.endswith('%')}"
 
 
 def _is_wrong(execution: Execution, question: Question) -> bool:
     gold = question.gold_result
     assert gold is not None
-    if execution.verdict != "ok" or not execution.rows:
-        return False
-    return not results_equal(execution.rows, gold.rows, gold.ordered)
+    return execution.verdict == "ok" and bool(execution.rows) and not agrees(execution, gold)
 
 
 def _steps(sql: str, completion: str, dialect: str) -> list[str]:

@@ -18,9 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from rstar_trl.data.databases import Database
 from rstar_trl.data.question import Question, Value
-from rstar_trl.data.schema import introspect
+from rstar_trl.data.schema import Schema, introspect
 from rstar_trl.errors import SqlError
 from rstar_trl.io import digest
 from rstar_trl.policy.prompting import Prompter
@@ -108,7 +107,7 @@ def value_copies(
     """
     unseen = {_words(question) for question in held_out}
     unseen |= {canonical(question.gold_sql, dialect) for question in held_out if question.gold_sql}
-    values = {db_id: column_values(path) for db_id, path in prompter.databases.items()}
+    values = {db_id: column_values(introspect(path, VALUES_PER_COLUMN)) for db_id, path in prompter.databases.items()}
     groups = []
     for row in rows:
         question = questions[row["question_id"]]
@@ -126,10 +125,10 @@ def value_copies(
     return ValueCopies(found, prompter)
 
 
-def column_values(database: Database) -> Values:
-    """Up to `VALUES_PER_COLUMN` distinct values of every column; columns of one name in several tables share them."""
+def column_values(schema: Schema) -> Values:
+    """The sample values of every column; columns of one name in several tables share theirs."""
     found: dict[str, list[Value]] = {}
-    for table in introspect(database, VALUES_PER_COLUMN).tables:
+    for table in schema.tables:
         for column in table.columns:
             found.setdefault(column.name.lower(), []).extend(column.samples)
     return {name: list(dict.fromkeys(held)) for name, held in found.items()}
@@ -139,7 +138,7 @@ def _drafts(
     question: Question, completion: str, values: Values, count: int, chance: random.Random, dialect: str
 ) -> Iterator[_Draft]:
     """The original first, then copies that differ from it and from each other."""
-    sql = _query(completion, dialect)
+    sql = query_of(completion, dialect)
     compared = _constants(sql, dialect)
     shared = _shared(question, compared, values)
     seen = {completion}
@@ -154,14 +153,15 @@ def _drafts(
             continue
         seen.add(copied)
         try:
-            draft = _Draft(other, new, _query(copied, dialect))
+            draft = _Draft(other, new, query_of(copied, dialect))
         except SqlError:
             continue
         if _constants(draft.sql, dialect) == [(name, _mapped(value, new)) for name, value in compared]:
             yield draft
 
 
-def _query(completion: str, dialect: str) -> str:
+def query_of(completion: str, dialect: str) -> str:
+    """The SQL of a trajectory. Raises `SqlError` where its text is none."""
     return sql_from_steps([parse_step(step, dialect) for step in completion.split(DELIMITER)], dialect)
 
 
@@ -186,11 +186,11 @@ def _draw(shared: Mapping[str, tuple[str, str]], values: Values, chance: random.
         words = [word for word, (column, _) in shared.items() if column == name]
         drawn = chance.sample(list(values[name]), min(len(words), len(values[name])))
         for word, value in zip(sorted(words, key=_order), sorted(map(_spelled, drawn), key=_order), strict=False):
-            new[word] = _part(value, shared[word][1], chance)
+            new[word] = piece(value, shared[word][1], chance)
     return {word: other for word, other in new.items() if other}
 
 
-def _part(value: str, constant: str, chance: random.Random) -> str:
+def piece(value: str, constant: str, chance: random.Random) -> str:
     """The piece of `value` that stands where `constant`, which may be a LIKE pattern, has its word."""
     if constant.startswith("%"):
         return chance.choice(value.split() or [""])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rstar_trl.search.tree import Tree
+from tests.trajectories.people import make_people
 
 
 def finish(tree: Tree, parent: int, text: str, sql: str, reward: float) -> int:
@@ -29,3 +32,10 @@ def tree() -> Tree:
     finish(tree, 1, "-- x again\nSELECT x", "SELECT x  FROM a", 1.0)
     finish(tree, 2, "-- the z\nSELECT z", "SELECT z FROM b", -1.0)
     return tree
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("people") / "people.sqlite"
+    make_people(path)
+    return path

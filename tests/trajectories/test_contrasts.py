@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from rstar_trl.sql.sandbox import Sandbox
 from rstar_trl.sql.steps import parse_step, sql_from_steps
 from rstar_trl.trajectories.contrasts import contrasts
 from rstar_trl.trajectories.rows import Row
+from tests.trajectories.people import FIRST
 
 GOLD = (
     "SELECT COUNT(*) FROM person WHERE city = 'Paris'",
@@ -25,24 +25,8 @@ GOLD = (
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("people") / "people.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT, city TEXT, age INTEGER)")
-        connection.executemany(
-            "INSERT INTO person (name, city, age) VALUES (?, ?, ?)",
-            [
-                (f"{first} {last}", ("Paris", "Rome", "Oslo")[(i + j) % 3], 18 + 7 * i + j)
-                for i, first in enumerate(("Ann", "Bob", "Joe", "Jan", "Kim"))
-                for j, last in enumerate(("Smith", "Jones", "Adams", "Berg"))
-            ],
-        )
-    return path
-
-
-@pytest.fixture(scope="module")
-def questions(database: Path, shared_sandbox: Sandbox) -> dict[str, Question]:
-    executions = shared_sandbox.run([SqlJob(str(database), sql) for sql in GOLD])
+def questions(people: Path, shared_sandbox: Sandbox) -> dict[str, Question]:
+    executions = shared_sandbox.run([SqlJob(str(people), sql) for sql in GOLD])
     return {
         f"q{i}": Question(
             f"q{i}", "people", "?", gold_sql=sql, gold_result=GoldResult(tuple(e.rows or ()), "ORDER BY" in sql)
@@ -51,9 +35,9 @@ def questions(database: Path, shared_sandbox: Sandbox) -> dict[str, Question]:
     }
 
 
-def made(questions: dict[str, Question], database: Path, sandbox: Sandbox, count: int = 3, seed: int = 0) -> list[Row]:
+def made(questions: dict[str, Question], people: Path, sandbox: Sandbox, count: int = 3, seed: int = 0) -> list[Row]:
     rows = bootstrap_rows(questions.values(), lambda question: f"{question.id} {question.question}\n")
-    return contrasts(rows, questions, {"people": database}, count, sandbox, seed)
+    return contrasts(rows, questions, {"people": people}, count, sandbox, seed)
 
 
 def query(steps: str) -> str:
@@ -61,11 +45,11 @@ def query(steps: str) -> str:
 
 
 def test_a_near_miss_gives_rows_but_not_the_answer(
-    questions: dict[str, Question], database: Path, shared_sandbox: Sandbox
+    questions: dict[str, Question], people: Path, shared_sandbox: Sandbox
 ) -> None:
-    whole = [row for row in made(questions, database, shared_sandbox) if len(row["prompt"]) == row["prompt_chars"]]
+    whole = [row for row in made(questions, people, shared_sandbox) if len(row["prompt"]) == row["prompt_chars"]]
     whole = [row for row in whole if row["chosen_final"] and row["rejected_final"]]
-    executions = shared_sandbox.run([SqlJob(str(database), query(row["rejected"])) for row in whole])
+    executions = shared_sandbox.run([SqlJob(str(people), query(row["rejected"])) for row in whole])
     assert len(whole) >= 3 * (len(GOLD) - 1)
     for row, execution in zip(whole, executions, strict=True):
         gold = questions[row["question_id"]].gold_result
@@ -74,9 +58,9 @@ def test_a_near_miss_gives_rows_but_not_the_answer(
 
 
 def test_a_step_pair_is_the_first_difference_of_the_whole_pair_before_it(
-    questions: dict[str, Question], database: Path, shared_sandbox: Sandbox
+    questions: dict[str, Question], people: Path, shared_sandbox: Sandbox
 ) -> None:
-    rows = made(questions, database, shared_sandbox)
+    rows = made(questions, people, shared_sandbox)
     for whole, step in zip(rows[::2], rows[1::2], strict=True):
         prompt = whole["prompt"]
         assert step["prompt"].startswith(prompt) and step["prompt_chars"] == len(prompt) == whole["prompt_chars"]
@@ -89,12 +73,12 @@ def test_a_step_pair_is_the_first_difference_of_the_whole_pair_before_it(
 
 
 def test_nothing_but_the_change_tells_the_sides_apart(
-    questions: dict[str, Question], database: Path, shared_sandbox: Sandbox
+    questions: dict[str, Question], people: Path, shared_sandbox: Sandbox
 ) -> None:
-    rows = made(questions, database, shared_sandbox, count=20)
+    rows = made(questions, people, shared_sandbox, count=20)
     assert not any('"' in row["rejected"] for row in rows)
     worded = [{**row, "completion": row["completion"].replace("-- ", "-- now ")} for row in bootstrap(questions)]
-    for row in contrasts(worded, questions, {"people": database}, 20, shared_sandbox, 0):
+    for row in contrasts(worded, questions, {"people": people}, 20, shared_sandbox, 0):
         kept = set(row["chosen"].split(DELIMITER)) & set(row["rejected"].split(DELIMITER))
         other = [s for s in row["rejected"].split(DELIMITER) if s not in kept]
         clauses = {step.split("\n", 1)[1] for step in row["chosen"].split(DELIMITER)}
@@ -106,26 +90,26 @@ def bootstrap(questions: dict[str, Question]) -> list[Row]:
 
 
 def test_constants_come_from_the_query_and_the_column(
-    questions: dict[str, Question], database: Path, shared_sandbox: Sandbox
+    questions: dict[str, Question], people: Path, shared_sandbox: Sandbox
 ) -> None:
-    rejected = " ".join(row["rejected"] for row in made(questions, database, shared_sandbox, count=50))
+    rejected = " ".join(row["rejected"] for row in made(questions, people, shared_sandbox, count=50))
     assert "city = 'Rome' OR city = 'Rome'" in rejected
-    assert any(f"name LIKE '%{word}%'" in rejected for word in ("Ann", "Bob", "Joe", "Jan", "Kim", "Jones", "Adams"))
+    assert any(f"name LIKE '%{word}%'" in rejected for word in (*FIRST, "Jones", "Adams"))
 
 
 def test_the_same_seed_gives_the_same_pairs_and_the_count_is_an_upper_bound(
-    questions: dict[str, Question], database: Path, shared_sandbox: Sandbox
+    questions: dict[str, Question], people: Path, shared_sandbox: Sandbox
 ) -> None:
-    first = made(questions, database, shared_sandbox, 2, seed=7)
-    assert first == made(questions, database, shared_sandbox, 2, seed=7)
-    assert first != made(questions, database, shared_sandbox, 2, seed=8)
+    first = made(questions, people, shared_sandbox, 2, seed=7)
+    assert first == made(questions, people, shared_sandbox, 2, seed=7)
+    assert first != made(questions, people, shared_sandbox, 2, seed=8)
     for name in questions:
         own = [row for row in first if row["question_id"] == name]
         assert len(own) <= 4 and all(row["weight"] == 0.5 for row in own)
 
 
 def test_a_question_without_an_answer_has_none(
-    questions: dict[str, Question], database: Path, shared_sandbox: Sandbox
+    questions: dict[str, Question], people: Path, shared_sandbox: Sandbox
 ) -> None:
     unknown = {"q0": Question("q0", "people", "?", gold_sql=GOLD[0])}
-    assert made(unknown, database, shared_sandbox) == []
+    assert made(unknown, people, shared_sandbox) == []

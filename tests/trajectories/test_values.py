@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import sqlglot
@@ -18,6 +18,7 @@ from rstar_trl.sql.steps import parse_step, sql_from_steps
 from rstar_trl.training.ppm_trees import question_of
 from rstar_trl.trajectories.rows import Row
 from rstar_trl.trajectories.values import value_copies
+from tests.trajectories.people import FIRST, LAST
 
 GOLD = {
     "How many people live in Paris?": "SELECT COUNT(*) FROM person WHERE city = 'Paris'",
@@ -34,22 +35,11 @@ QUESTIONS = {
     f"q{number}": Question(f"q{number}", "people", words, gold_sql=sql)
     for number, (words, sql) in enumerate(GOLD.items())
 }
-FIRST = ("Ann", "Bob", "Joe", "Jan", "Kim", "Lee", "Max", "Sue")
-LAST = ("O'Neil", "Smith", "Jones", "Adams")
 
 
 @pytest.fixture(scope="module")
-def prompter(tmp_path_factory: pytest.TempPathFactory) -> Prompter:
-    path = tmp_path_factory.mktemp("people") / "people.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT, city TEXT, age INTEGER)")
-        names = [f"{first} {last}" for first in FIRST for last in LAST]
-        cities = ("Paris", "Rome", "New York", "Oslo")
-        connection.executemany(
-            "INSERT INTO person (name, city, age) VALUES (?, ?, ?)",
-            [(name, cities[i % 4], 18 + 2 * i) for i, name in enumerate(names)],
-        )
-    return Prompter({"people": path}, PromptConfig(show_schema=False, instructions=False))
+def prompter(people: Path) -> Prompter:
+    return Prompter({"people": people}, PromptConfig(show_schema=False, instructions=False))
 
 
 def copies(
