@@ -112,7 +112,7 @@ class SearchConfig:
     then knows less of the others."""
     widening: float | None = None
     """Progressive widening: a node visited N times is asked for `num_candidates` steps about N ** widening times in
-    all; once when empty."""
+    all, and again while everything below it is finished, until nothing new comes; once when empty."""
     beam_width: int = 4
     """Trajectories that `beam` keeps at every step."""
     max_tokens: int | None = None
@@ -135,6 +135,9 @@ class SearchConfig:
     avoid_empty: bool = False
     """A step that leaves no row is a dead end (execution-guided decoding, Wang et al. 2018, arXiv 1807.03100). Right
     where questions have answers; wrong where "none" may be one."""
+    grounded: bool = False
+    """A condition that compares with a constant which stands nowhere in the prompt is a dead end. Right where
+    questions and hints spell values as the database does. Numbers up to 12 pass: they may be written as words."""
     trees_in_flight: int = 128
     """Trees worked on at once; bounds memory and sets the generation batch."""
     stop_when_solved: int | None = None

@@ -1,8 +1,9 @@
 """Expansion: ask the policy, merge what is the same, run what is new, judge what is finished, score the rest.
 
 Guarantees: candidates whose clause is the same AST are one node (their counts add up); a step that does not parse, is
-out of order or does not run is a dead end before any further token is spent on it; a request that the engine refuses
-closes its node, with the reason in `tree.meta["failures"]`; an `infra` failure closes a node without a reward.
+out of order, compares with an invented constant (`grounded`) or does not run is a dead end before any further token is
+spent on it; a request that the engine refuses closes its node, with the reason in `tree.meta["failures"]`; an `infra`
+failure closes a node without a reward.
 Observes the gold result only in `train` mode.
 """
 
@@ -12,7 +13,6 @@ import math
 from functools import lru_cache
 from typing import Any
 
-from rstar_trl.config import SearchConfig
 from rstar_trl.errors import SqlError
 from rstar_trl.io import digest
 from rstar_trl.policy.interface import Answer, Candidate, ProposeRequest, Refused, ScoreRequest
@@ -20,6 +20,7 @@ from rstar_trl.search.effects import Part, RunSql, ScoreSteps
 from rstar_trl.search.state import Key, State
 from rstar_trl.sql.compare import result_key, results_equal
 from rstar_trl.sql.execution import Execution, SqlJob
+from rstar_trl.sql.grounding import ungrounded
 from rstar_trl.sql.steps import Step, canonical_step, check_order, is_complete, parse_step, partial_sql
 
 STEP_CACHE = 1 << 16
@@ -90,7 +91,7 @@ def _place(state: State, parent: int, before: list[Step], candidate: Candidate) 
     if candidate.finish == "length":
         problem = f"the step is longer than {state.config.max_step_tokens} tokens"
     else:
-        problem = read if isinstance(read, str) else _problem(steps, final, state.config)
+        problem = read if isinstance(read, str) else _problem(state, steps, final)
     if problem:
         columns |= {"terminal": True, "verdict": "sql_error", "error": problem, "q": -1.0, "visits": 1}
         if state.task.mode == "train":
@@ -100,11 +101,15 @@ def _place(state: State, parent: int, before: list[Step], candidate: Candidate) 
     known[key] = state.add(parent, candidate.text, step, **columns)
 
 
-def _problem(steps: list[Step], final: bool, config: SearchConfig) -> str:
+def _problem(state: State, steps: list[Step], final: bool) -> str:
+    """Why the last of the steps cannot stand where it does; empty when it can."""
+    task, config = state.task, state.config
     try:
         check_order(steps)
     except SqlError as error:
         return str(error)
+    if config.grounded and steps and (constant := ungrounded(steps[-1], task.prompt, task.dialect)):
+        return f"{constant} stands nowhere in the prompt"
     if final:
         return "" if is_complete(steps) else "the trajectory ends before its query is complete"
     return f"the trajectory is longer than {config.max_depth} steps" if len(steps) >= config.max_depth else ""

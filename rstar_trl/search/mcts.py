@@ -46,6 +46,8 @@ def _simulate(state: State) -> Part[None]:
             state.busy.add(node)
             added = yield from expand(state, node, width, config.temperature)
             state.busy.remove(node)
+            if not added:
+                state.stale.add(node)
             evaluate(state, added)
             count_votes(state, added)
             if config.simulate:
@@ -87,9 +89,11 @@ def score(state: State, node: int, child: int) -> float:
 
 def _wanted(state: State, node: int) -> int:
     """Candidates a node should have been asked for by now; more with its visits under progressive widening."""
-    config = state.config
+    config, asked = state.config, state.asked[node]
     if config.widening is None:
         return config.num_candidates
+    if asked and not state.open_children(node) and node not in state.stale:
+        return asked + config.num_candidates
     return config.num_candidates * max(1, int(state.tree.visits[node] ** config.widening))
 
 

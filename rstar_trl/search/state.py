@@ -28,8 +28,9 @@ class State:
     """The tree, its parsed steps, and which nodes are still open.
 
     `step`: None for the root and for text that is none. `asked`: candidates asked for below a node. `busy`: nodes
-    being expanded. `virtual`: simulations now below a node. `solved`, `votes` (weight by result) and `seen`
-    (probability of all trajectories that ended) are kept up to date as trajectories end.
+    being expanded. `stale`: nodes whose last expansion brought nothing new. `virtual`: simulations now below a node.
+    `solved`, `votes` (weight by result) and `seen` (probability of all trajectories that ended) are kept up to date as
+    trajectories end.
     """
 
     tree: Tree
@@ -41,6 +42,7 @@ class State:
     asked: list[int] = field(default_factory=lambda: [0])
     closed: list[bool] = field(default_factory=lambda: [False])
     busy: set[int] = field(default_factory=set)
+    stale: set[int] = field(default_factory=set)
     virtual: dict[int, int] = field(default_factory=dict)
     requests: int = 0
     solved: int = 0
@@ -66,9 +68,15 @@ class State:
 
         By the reference rule an ancestor is closed only when a simulation finds it so (and is spent on that).
         """
-        while node >= 0 and self.asked[node] >= self.config.num_candidates and not self.open_children(node):
+        while node >= 0 and self.exhausted(node):
             self.closed[node] = True
             node = -1 if self.config.reference else self.tree.parent[node]
+
+    def exhausted(self, node: int) -> bool:
+        """Nothing is left to try below the node; under widening only once asking again has brought nothing new."""
+        if self.asked[node] < self.config.num_candidates or self.open_children(node):
+            return False
+        return self.config.widening is None or node in self.stale
 
     def open_children(self, node: int) -> list[int]:
         """The children below which there is something left to find, in the order they were added."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -316,3 +317,23 @@ def test_avoid_empty_ends_a_branch_where_no_row_is_left(
     assert tree.terminal[node] is avoid and (tree.error[node] == "no row is left") is avoid
     assert ((SINGER, nobody) in {request.steps for request in engine.requests}) is not avoid
     assert tree.answer is not None and (tree.steps(tree.answer)[1] == everybody or not avoid)
+
+
+@pytest.mark.parametrize("grounded", [False, True])
+def test_grounded_ends_a_branch_at_an_invented_constant(
+    grounded: bool, small_database: Path, shared_sandbox: Sandbox
+) -> None:
+    invented, asked = "-- keep rows by age\nWHERE age > 21", "-- keep rows by age\nWHERE age > 20"
+    script: Script = {
+        (): [step(SINGER)],
+        (SINGER,): [step(invented), step(asked)],
+        (SINGER, invented): [end(NAME)],
+        (SINGER, asked): [end(NAME)],
+    }
+    engine = ScriptedEngine(script)
+    task = replace(make_task(small_database, mode="inference"), prompt="singers over 20")
+    tree = grow(engine, task, shared_sandbox, num_candidates=2, simulations=4, grounded=grounded)
+    node = tree.text.index(invented)
+    assert (tree.error[node] == "21 stands nowhere in the prompt") is grounded
+    assert ((SINGER, invented) in {request.steps for request in engine.requests}) is not grounded
+    assert tree.answer is not None and (tree.steps(tree.answer)[1] == asked or not grounded)

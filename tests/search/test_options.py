@@ -167,6 +167,18 @@ def test_widening_asks_again_where_the_search_keeps_coming(small_database: Path,
     assert sum(wide.prior[child] for child in wide.children(0)) == pytest.approx(1)
 
 
+def test_widening_goes_on_where_everything_is_finished_until_nothing_new_comes(
+    small_database: Path, shared_sandbox: Sandbox
+) -> None:
+    """Three ends, each likely to be missed by one draw of two; they are all found, and then the search is over."""
+    script: Script = {(): [end("SELECT 1"), end("SELECT 2"), end("SELECT 3")]}
+    options: dict[str, Any] = {"num_candidates": 2, "simulations": 50}
+    narrow, wide = (ScriptedEngine(script, draw=True) for _ in range(2))
+    assert len(grow(narrow, make_task(small_database), shared_sandbox, **options)) <= 3
+    tree = grow(wide, make_task(small_database), shared_sandbox, widening=0.1, **options)
+    assert len(tree) == 4 and len(narrow.requests) == 1 < len(wide.requests) < 20
+
+
 def test_beam_keeps_the_best_by_ppm_and_without_one_the_likeliest(
     small_database: Path, shared_sandbox: Sandbox
 ) -> None:
