@@ -177,14 +177,16 @@ def dataset(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics
     if settings.value_copies or settings.near_misses:
         data = load_data(loaded.folder / "data")
         selected = selected_rows(trees, settings.top_k)
-        near_misses = _contrasts(loaded, data, selected, stage.seed)
+        near_misses = _contrasts(loaded, data, selected, stage)
         if settings.value_copies:
             copies = _value_copies(loaded, data, _prompter(loaded, data), selected, stage.seed)
     counts = write_datasets(trees, stage.folder, settings, labelled, copies, near_misses)
     return {**counts, "near_misses": len(near_misses)}
 
 
-def _contrasts(loaded: LoadedRecipe, data: RunData, rows: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+def _contrasts(
+    loaded: LoadedRecipe, data: RunData, rows: Sequence[dict[str, Any]], stage: Stage
+) -> list[dict[str, Any]]:
     """The near-misses of prompt-completion rows that the recipe asks for, as preference rows."""
     from rstar_trl.sql.sandbox import Sandbox
     from rstar_trl.trajectories.contrasts import contrasts
@@ -194,7 +196,8 @@ def _contrasts(loaded: LoadedRecipe, data: RunData, rows: Sequence[dict[str, Any
         return []
     questions = {question.id: question for question in data.train}
     with Sandbox(loaded.recipe.sandbox) as sandbox:
-        return contrasts(rows, questions, data.databases, count, sandbox, seed, data.dialect)
+        grounded = round_search(loaded.recipe, stage.round).grounded
+        return contrasts(rows, questions, data.databases, count, sandbox, stage.seed, data.dialect, grounded)
 
 
 def sft(loaded: LoadedRecipe, stage: Stage, processes: Processes) -> Metrics:

@@ -1,9 +1,11 @@
 """Right trajectories against near-misses: what a PPM must tell apart, whether the policy happened to sample it or not.
 
 A search finds few wrong trajectories of a question, all of them mistakes of one policy. A small PPM trained on nothing
-else tells its own pairs apart and no others. So a right trajectory is also set against queries that differ from it in
-one place: another operator, column, aggregate, order or condition (`rstar_trl.sql.near_misses`), or another constant,
-which stands elsewhere in the query or in the same column.
+else tells its own pairs apart and no others. So a right trajectory is also set against queries that
+
+- differ from it in one place: another operator, column, aggregate, order or condition (`rstar_trl.sql.near_misses`);
+- compare with another constant, which stands elsewhere in the query or in the same column;
+- answer another question about the same database, with this question's constants.
 
 Guarantees: every near-miss runs, and gives rows, but not those of the question's answer; its steps are worded as the
 right trajectory's, where they differ as the cold start's; rows are those of `rows.preference`, one for the whole
@@ -12,10 +14,12 @@ trajectories and one for the first step in which they differ; the same input giv
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING
 
 from rstar_trl.data.databases import Database
@@ -25,6 +29,7 @@ from rstar_trl.errors import SqlError
 from rstar_trl.io import digest
 from rstar_trl.policy.tokens import DELIMITER
 from rstar_trl.sql.execution import Execution, SqlJob
+from rstar_trl.sql.grounding import ungrounded
 from rstar_trl.sql.near_misses import Columns, near_misses
 from rstar_trl.sql.policy import parse_statements
 from rstar_trl.sql.sandbox import Sandbox
@@ -38,6 +43,9 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3
 """Near-misses run for each one wanted; some give the answer after all, or nothing."""
+
+STRANGERS = 8
+"""Queries of other questions tried for each trajectory."""
 
 MARGIN = 2.0
 """Difference of the rewards of a right and a wrong trajectory."""
@@ -54,21 +62,26 @@ def contrasts(
     sandbox: Sandbox,
     seed: int,
     dialect: str = "sqlite",
+    grounded: bool = False,
 ) -> list[Row]:
     """Preference rows of right trajectories (`question_id, prompt, completion`) with `count` near-misses of each.
 
-    Questions without an answer to compare with are left out.
+    Questions without an answer to compare with are left out; so are near-misses that a `grounded` search would not
+    follow, when that is given.
     """
+    rows = list(rows)
     schemas = {name: introspect(database, VALUES_PER_COLUMN) for name, database in databases.items()}
     columns = {name: columns_of(schema) for name, schema in schemas.items()}
     values = {name: column_values(schema) for name, schema in schemas.items()}
+    others = _queries(rows, questions, dialect)
     drafts, jobs = list[tuple[Row, list[str]]](), list[SqlJob]()
     for row in rows:
         question = questions[row["question_id"]]
         if question.gold_result is None:
             continue
         chance = random.Random(digest([seed, row["question_id"], row["completion"]]))
-        found = _drafts(row["completion"], columns[question.db_id], values[question.db_id], chance, dialect)
+        name = question.db_id
+        found = _drafts(row["completion"], columns[name], values[name], others[name], chance, dialect)
         drafts.append((row, found[: ATTEMPTS * count]))
         jobs += [SqlJob(str(databases[question.db_id]), sql) for sql in drafts[-1][1]]
     executions = iter(sandbox.run(jobs))
@@ -76,23 +89,57 @@ def contrasts(
     for row, found in drafts:
         ran = [(sql, next(executions)) for sql in found]
         wrong = (sql for sql, execution in ran if _is_wrong(execution, questions[row["question_id"]]))
-        pairs = (_pair(row, _steps(sql, row["completion"], dialect), count) for sql in wrong)
+        steps = (_steps(sql, row["completion"], dialect) for sql in wrong)
+        known = (each for each in steps if not (grounded and _is_invented(each, row["prompt"], dialect)))
+        pairs = (_pair(row, each, count) for each in known)
         made += [each for pair in islice(filter(None, pairs), count) for each in pair]
     return made
 
 
-def _drafts(completion: str, columns: Columns, values: Values, chance: random.Random, dialect: str) -> list[str]:
-    """Queries near to a trajectory's, half of them by another constant where it has any, in random order."""
+def _queries(rows: Iterable[Row], questions: Mapping[str, Question], dialect: str) -> Mapping[str, Sequence[str]]:
+    """The queries of all trajectories by database, each once."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for row in rows:
+        with contextlib.suppress(SqlError):
+            found[questions[row["question_id"]].db_id][query_of(row["completion"], dialect)] = None
+    return defaultdict(list, {name: list(queries) for name, queries in found.items()})
+
+
+def _drafts(
+    completion: str,
+    columns: Columns,
+    values: Values,
+    others: Sequence[str],
+    chance: random.Random,
+    dialect: str,
+) -> list[str]:
+    """Queries near to a trajectory's: of every kind as many as there are, in turns and random order."""
     try:
         sql = query_of(completion, dialect)
         changed = [_QUOTED.sub(r"\1", each.sql) for each in near_misses(sql, columns, dialect)]
-        other = list(_other_constants(sql, values, chance, dialect))
+        constants = list(_other_constants(sql, values, chance, dialect))
     except SqlError:
         return []
-    chance.shuffle(changed)
-    chance.shuffle(other)
-    both = [sql for pair in zip(other, changed, strict=False) for sql in pair]
-    return list(dict.fromkeys(both + changed[len(other) :] + other[len(changed) :]))
+    strangers = list(_strangers(sql, chance.sample(others, min(STRANGERS, len(others))), chance, dialect))
+    kinds = [constants, strangers, changed]
+    for kind in kinds:
+        chance.shuffle(kind)
+    return list(dict.fromkeys(sql for turn in zip_longest(*kinds) for sql in turn if sql))
+
+
+def _strangers(sql: str, others: Iterable[str], chance: random.Random, dialect: str) -> Iterator[str]:
+    """Other queries, their constants replaced by this one's; those left out that need a kind of constant it lacks."""
+    (tree,) = parse_statements(sql, dialect)
+    own = {is_string: [c for c in _compared(tree) if c.is_string is is_string] for is_string in (True, False)}
+    for other in others:
+        stranger = parse_statements(other, dialect)[0].copy()
+        for literal in _compared(stranger):
+            pool = own[literal.is_string]
+            if not pool:
+                break
+            literal.replace(chance.choice(pool).copy())
+        else:
+            yield stranger.sql(dialect=dialect)
 
 
 def _other_constants(sql: str, values: Values, chance: random.Random, dialect: str) -> Iterator[str]:
@@ -135,6 +182,10 @@ def _is_wrong(execution: Execution, question: Question) -> bool:
     gold = question.gold_result
     assert gold is not None
     return execution.verdict == "ok" and bool(execution.rows) and not agrees(execution, gold)
+
+
+def _is_invented(steps: Iterable[str], prompt: str, dialect: str) -> bool:
+    return any(ungrounded(parse_step(step, dialect), prompt, dialect) for step in steps)
 
 
 def _steps(sql: str, completion: str, dialect: str) -> list[str]:

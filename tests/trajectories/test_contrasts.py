@@ -9,6 +9,7 @@ from rstar_trl.policy.bootstrap import bootstrap_rows
 from rstar_trl.policy.tokens import DELIMITER
 from rstar_trl.sql.compare import results_equal
 from rstar_trl.sql.execution import SqlJob
+from rstar_trl.sql.grounding import ungrounded
 from rstar_trl.sql.sandbox import Sandbox
 from rstar_trl.sql.steps import parse_step, sql_from_steps
 from rstar_trl.trajectories.contrasts import contrasts
@@ -35,9 +36,17 @@ def questions(people: Path, shared_sandbox: Sandbox) -> dict[str, Question]:
     }
 
 
-def made(questions: dict[str, Question], people: Path, sandbox: Sandbox, count: int = 3, seed: int = 0) -> list[Row]:
-    rows = bootstrap_rows(questions.values(), lambda question: f"{question.id} {question.question}\n")
-    return contrasts(rows, questions, {"people": people}, count, sandbox, seed)
+def made(
+    questions: dict[str, Question],
+    people: Path,
+    sandbox: Sandbox,
+    count: int = 3,
+    seed: int = 0,
+    grounded: bool = False,
+) -> list[Row]:
+    """The prompts show every constant of the question's own query."""
+    rows = bootstrap_rows(questions.values(), lambda question: f"{question.id} {question.gold_sql}\n")
+    return contrasts(rows, questions, {"people": people}, count, sandbox, seed, grounded=grounded)
 
 
 def query(steps: str) -> str:
@@ -95,6 +104,34 @@ def test_constants_come_from_the_query_and_the_column(
     rejected = " ".join(row["rejected"] for row in made(questions, people, shared_sandbox, count=50))
     assert "city = 'Rome' OR city = 'Rome'" in rejected
     assert any(f"name LIKE '%{word}%'" in rejected for word in (*FIRST, "Jones", "Adams"))
+
+
+def test_other_questions_queries_are_asked_with_this_questions_constants(
+    questions: dict[str, Question], people: Path, shared_sandbox: Sandbox
+) -> None:
+    rows = made(questions, people, shared_sandbox, count=50)
+    wrong = {name: {row["rejected"] for row in rows if row["question_id"] == name} for name in questions}
+    clauses = {
+        name: {step.split("\n")[-1] for text in wrong[name] for step in text.split(DELIMITER)} for name in wrong
+    }
+    assert "WHERE city = 'Paris' OR city = 'Paris'" in clauses["q0"]
+    # The query of q3 compares numbers, of which q0 has none; that of q4 compares nothing.
+    assert not any("BETWEEN" in clause for clause in clauses["q0"])
+    assert any(text.count(DELIMITER) == 1 and text.endswith("SELECT name") for text in wrong["q0"])
+
+
+def test_a_grounded_search_is_not_taught_what_it_never_sees(
+    questions: dict[str, Question], people: Path, shared_sandbox: Sandbox
+) -> None:
+    free = made(questions, people, shared_sandbox, count=20)
+    kept = made(questions, people, shared_sandbox, count=20, grounded=True)
+
+    def invented(rows: list[Row]) -> int:
+        steps = [(row, step) for row in rows for step in row["rejected"].split(DELIMITER)]
+        return sum(ungrounded(parse_step(step), row["prompt"]) is not None for row, step in steps)
+
+    assert invented(free) > 0 == invented(kept)
+    assert len({row["question_id"] for row in kept}) == len(GOLD)
 
 
 def test_the_same_seed_gives_the_same_pairs_and_the_count_is_an_upper_bound(
