@@ -11,6 +11,7 @@ the command may be given again; prints Markdown tables for docs/results.md.
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,9 +27,10 @@ from rstar_trl.search.answers import choose_answer
 from rstar_trl.trajectories.store import read_trees
 
 ALGORITHMS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "mcts": ("simulations", {"algorithm": "mcts"}, ""),
-    "mcts, uct": ("simulations", {"algorithm": "mcts", "selection": "uct"}, ""),
-    "mcts, reference": ("simulations", {"algorithm": "mcts", "reference": True}, ""),
+    "mcts": ("simulations", {"algorithm": "mcts", "widening": 0.3}, ""),
+    "mcts, uct": ("simulations", {"algorithm": "mcts", "widening": 0.3, "selection": "uct"}, ""),
+    "mcts, each node asked once": ("simulations", {"algorithm": "mcts", "widening": None}, ""),
+    "mcts, reference": ("simulations", {"algorithm": "mcts", "widening": None, "reference": True}, ""),
     "beam": ("beam_width", {"algorithm": "beam"}, ""),
     "majority": ("num_candidates", {"algorithm": "sample"}, "majority"),
     "best_of_n": ("num_candidates", {"algorithm": "sample"}, "ppm"),
@@ -103,7 +105,8 @@ def answer(
     setting, others, how = ALGORITHMS[name]
     config: SearchConfig = replace(asked.search, stop_when_solved=None, **others, **{setting: size})
     # Majority and best-of-N read the same samples.
-    out = folder / f"{config.algorithm if how else name.replace(', ', '-')}-{size}.jsonl"
+    kind = config.algorithm if how else re.sub(r"\W+", "-", name)
+    out = folder / f"{kind}-{size}.jsonl"
     search_questions(
         questions, **tools, databases=data.databases, config=config, mode="inference", seed=seed, out=out,
         dialect=data.dialect,
