@@ -181,8 +181,8 @@ class TrajectoryConfig:
     """Train the policy on this many copies of each trajectory (the cold start's too) with other values of the same
     columns in question and query, each of which runs. For small models, which otherwise learn the values by heart."""
     near_misses: int = 0
-    """Train the PPM also on each selected trajectory against this many queries that are near to it and give other rows:
-    different in one place, or those of other questions with its constants. For small models, whose few wrong
+    """Train the PPM also on each selected trajectory against this many queries that are near to it and give other
+    rows: different in one place, or those of other questions with its constants. For small models, whose few wrong
     trajectories teach them little about new questions."""
     max_pairs_per_question: int | None = None
     """Keep at most this many of a question's pairs from search (largest margins first); all when empty."""

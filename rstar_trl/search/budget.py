@@ -1,10 +1,10 @@
 """When a search ends before its simulations are over: its budget is spent, or its answer is settled.
 
-Guarantees: with `settled: 1.0` the answer chosen by majority (or by weighted majority, since a weight only takes away
-from a trajectory's probability) is the one that searching on without end would choose. The argument: trajectories are
-distinct texts, so their probabilities under the policy sum to one at most; those not seen yet cannot weigh more than
-what is left. Does not hold for `answer: ppm`, where the next trajectory may always score higher: there nothing is ever
-settled. `max_seconds` is the one rule that looks at a clock, so trees under it depend on the machine.
+Guarantees: with `settled: 1.0` the answer chosen by majority is the one that searching on without end would choose.
+The argument: trajectories are distinct texts, so their probabilities under the policy sum to one at most; those not
+seen yet cannot weigh more than what is left. For `weighted` the same holds as long as no trajectory to come has a
+higher PPM score than the best one seen, which is assumed, not known. Does not hold for `answer: ppm`, where nothing is
+ever settled. `max_seconds` is the one rule that looks at a clock, so trees under it depend on the machine.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ def enough(state: State) -> bool:
 
 
 def settled(state: State, unseen: float, margin: float) -> bool:
-    """Whether the leading result is ahead of the next by more than `margin` times the weight still unseen."""
+    """Whether the leading result is ahead of the next by more than `margin` times the weight still unseen.
+
+    `unseen`: the share of the trajectories (or of the samples) still to come.
+    """
     if state.config.answer == "ppm" or not state.votes:
         return False
     first, second, *_ = [*sorted(state.votes.values(), reverse=True), 0.0]
-    return first - second > margin * max(0.0, unseen)
+    return first - second > margin * max(0.0, unseen) * state.heaviest

@@ -29,8 +29,8 @@ class State:
 
     `step`: None for the root and for text that is none. `asked`: candidates asked for below a node. `busy`: nodes
     being expanded. `stale`: nodes whose last expansion brought nothing new. `virtual`: simulations now below a node.
-    `solved`, `votes` (weight by result) and `seen` (probability of all trajectories that ended) are kept up to date as
-    trajectories end.
+    `solved`, `votes` (weight by result), `seen` (probability of all trajectories that ended) and `heaviest` (the most
+    that one of them weighs for its probability) are kept up to date as trajectories end.
     """
 
     tree: Tree
@@ -48,6 +48,7 @@ class State:
     solved: int = 0
     votes: dict[str, float] = field(default_factory=dict)
     seen: float = 0.0
+    heaviest: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
     def add(self, parent: int, text: str, step: Step | None, **columns: Any) -> int:

@@ -41,16 +41,19 @@ def evaluate(state: State, added: list[int]) -> None:
 
 
 def count_votes(state: State, added: list[int]) -> None:
-    """Keeps what `settled` needs: the weight of each result, and how much of all there is has ended."""
+    """Keeps what `settled` needs: the weight of each result, how much of all there is has ended, the heaviest."""
     if state.config.settled is None:
         return
     tree, by_ppm = state.tree, state.config.answer == "weighted"
     for node in added:
-        if tree.terminal[node]:
-            state.seen += weight(tree, node, False)
-            if tree.verdict[node] == "ok" and not tree.error[node]:
-                result = tree.result[node]
-                state.votes[result] = state.votes.get(result, 0.0) + weight(tree, node, by_ppm)
+        if not tree.terminal[node]:
+            continue
+        share = weight(tree, node, False)
+        state.seen += share
+        if tree.verdict[node] == "ok" and not tree.error[node]:
+            result, mine = tree.result[node], weight(tree, node, by_ppm)
+            state.votes[result] = state.votes.get(result, 0.0) + mine
+            state.heaviest = max(state.heaviest, mine / share)
 
 
 def reward_consistency(state: State, least: float) -> None:
