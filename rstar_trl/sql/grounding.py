@@ -7,6 +7,7 @@ questions write them as words. Arguments of functions, and constants outside of 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -71,9 +72,17 @@ def _compared(condition: exp.Expr, dialect: str) -> Iterator[tuple[str, Wanted]]
         if isinstance(operand, (exp.Neg, exp.Paren, exp.Tuple)):
             operands.extend(operand.iter_expressions())
         elif isinstance(operand, exp.Literal) and not operand.is_string:
-            yield operand.name, float(operand.name)
+            yield operand.name, _number(operand.name)
         elif isinstance(operand, exp.Literal) or (operand is not condition.this and _may_be_text(operand, dialect)):
             yield repr(operand.name), _look_for(operand.name.lower(), pattern)
+
+
+def _number(text: str) -> float:
+    """The number, or NaN (which no prompt shows) for one that was cut off, such as `28e`, which sqlglot lets pass."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _may_be_text(node: exp.Expr, dialect: str) -> bool:

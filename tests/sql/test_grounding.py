@@ -44,6 +44,7 @@ def test_what_the_prompt_shows_is_grounded(clause: str) -> None:
         ('WHERE city = "Boston"', "'Boston'"),
         ("WHERE age > 30 AND age < 300", "300"),
         ("WHERE sold > 500", "500"),
+        ("WHERE age > 30e", "30e"),
         ("WHERE name LIKE '%york%new%'", "'%york%new%'"),
         ("WHERE city IN ('New York', 'Lima')", "'Lima'"),
         ("WHERE age BETWEEN 30 AND 40", "40"),
