@@ -111,7 +111,8 @@ def answer(
         questions, **tools, databases=data.databases, config=config, mode="inference", seed=seed, out=out,
         dialect=data.dialect,
     )  # fmt: skip
-    chosen = [(tree, choose_answer(tree, how or config.answer)) for tree in read_trees([out])]  # type: ignore[arg-type]
+    picked: Any = how or config.answer
+    chosen = [(tree, choose_answer(tree, picked, config.value_scale)) for tree in read_trees([out])]
     found = measure(questions, chosen, tools["sandbox"], data.databases, data.dialect)
     tokens = statistics.mean(tree.generated_tokens for tree, _ in chosen)
     point = Point(name, size, 100 * found["execution_accuracy"], tokens)

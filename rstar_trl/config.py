@@ -129,7 +129,7 @@ class SearchConfig:
     simulate: bool = False
     """Roll each new leaf out to a finished query, whose steps join the tree."""
     value_scale: float = 5.0
-    """PPM scores enter the search as tanh(score / value_scale)."""
+    """PPM scores enter the search as tanh(score / value_scale), and the weighted vote as exp(score / value_scale)."""
     answer: Literal["ppm", "majority", "weighted"] = "weighted"
     """Pick the answer by best PPM score, by majority over execution results, or by PPM-weighted majority."""
     avoid_empty: bool = False

@@ -107,7 +107,7 @@ def evaluate(
     }
     for method in config.methods:
         source, how = answers[method]
-        chosen = [(tree, choose_answer(tree, how)) for tree in trees[source]]
+        chosen = [(tree, choose_answer(tree, how, search.value_scale)) for tree in trees[source]]
         metrics[method] = measure(questions, chosen, sandbox, databases, dialect) | cost(
             trees[source],
             _seconds(out, source),

@@ -33,7 +33,7 @@ def search(task: Task, config: SearchConfig) -> Search[Tree]:
         yield from _samples(state)
     if task.mode == "train" and task.gold is None and config.self_consistency is not None:
         reward_consistency(state, config.self_consistency)
-    state.tree.answer = choose_answer(state.tree, config.answer)
+    state.tree.answer = choose_answer(state.tree, config.answer, config.value_scale)
     return state.tree
 
 

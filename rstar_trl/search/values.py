@@ -44,14 +44,15 @@ def count_votes(state: State, added: list[int]) -> None:
     """Keeps what `settled` needs: the weight of each result, how much of all there is has ended, the heaviest."""
     if state.config.settled is None:
         return
-    tree, by_ppm = state.tree, state.config.answer == "weighted"
+    tree, config = state.tree, state.config
+    scale = config.value_scale if config.answer == "weighted" else None
     for node in added:
         if not tree.terminal[node]:
             continue
-        share = weight(tree, node, False)
+        share = weight(tree, node, None)
         state.seen += share
         if tree.verdict[node] == "ok" and not tree.error[node]:
-            result, mine = tree.result[node], weight(tree, node, by_ppm)
+            result, mine = tree.result[node], weight(tree, node, scale)
             state.votes[result] = state.votes.get(result, 0.0) + mine
             state.heaviest = max(state.heaviest, mine / share)
 
@@ -66,7 +67,7 @@ def reward_consistency(state: State, least: float) -> None:
     tree = state.tree
     votes: dict[str, float] = {}
     for node in finished(tree):
-        votes[tree.result[node]] = votes.get(tree.result[node], 0.0) + weight(tree, node, False)
+        votes[tree.result[node]] = votes.get(tree.result[node], 0.0) + weight(tree, node, None)
     if not votes:
         return
     best = max(votes, key=lambda result: votes[result])

@@ -43,10 +43,16 @@ def test_majority_is_over_results_and_shows_its_likeliest_trajectory(tree: Tree)
 
 
 def test_weighted_majority_lets_the_ppm_overrule(tree: Tree) -> None:
-    votes = {node: weight(tree, node, by_ppm=True) for node in (1, 2, 3, 4)}
+    votes = {node: weight(tree, node, 1.0) for node in (1, 2, 3, 4)}
     assert votes[3] == pytest.approx(0.4)
     assert votes[1] + votes[2] < votes[3]
     assert choose_answer(tree, "weighted") == 3
+
+
+def test_value_scale_says_how_far_the_ppm_is_believed(tree: Tree) -> None:
+    assert weight(tree, 1, 4.0) == pytest.approx(0.2 * math.exp(-0.5))
+    assert weight(tree, 1, None) == pytest.approx(0.2)
+    assert [choose_answer(tree, "weighted", scale) for scale in (0.1, 1.0, 50.0)] == [4, 3, 2]
 
 
 def test_samples_vote_by_how_often_they_were_drawn() -> None:
