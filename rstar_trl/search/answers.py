@@ -45,9 +45,14 @@ def weight(tree: Tree, node: int, value_scale: float | None) -> float:
         share = float(tree.count[node])
     else:
         share = math.exp(sum(tree.logprob[n] for n in tree.path(node)))
-    if value_scale is not None:
-        share *= math.exp(max(-30.0, min(30.0, _or_zero(tree.value[node]) / value_scale)))
-    return share
+    return share * belief(tree, node, value_scale)
+
+
+def belief(tree: Tree, node: int, value_scale: float | None) -> float:
+    """What a trajectory's PPM score multiplies its share with; 1 where there is no score, or no `value_scale`."""
+    if value_scale is None:
+        return 1.0
+    return math.exp(max(-30.0, min(30.0, _or_zero(tree.value[node]) / value_scale)))
 
 
 def _or_zero(value: float | None) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-from rstar_trl.search.answers import finished, weight
+from rstar_trl.search.answers import belief, finished, weight
 from rstar_trl.search.state import State
 from rstar_trl.search.tree import Tree
 
@@ -49,12 +49,11 @@ def count_votes(state: State, added: list[int]) -> None:
     for node in added:
         if not tree.terminal[node]:
             continue
-        share = weight(tree, node, None)
-        state.seen += share
+        state.seen += weight(tree, node, None)
         if tree.verdict[node] == "ok" and not tree.error[node]:
-            result, mine = tree.result[node], weight(tree, node, scale)
-            state.votes[result] = state.votes.get(result, 0.0) + mine
-            state.heaviest = max(state.heaviest, mine / share)
+            result = tree.result[node]
+            state.votes[result] = state.votes.get(result, 0.0) + weight(tree, node, scale)
+            state.heaviest = max(state.heaviest, belief(tree, node, scale))
 
 
 def reward_consistency(state: State, least: float) -> None:

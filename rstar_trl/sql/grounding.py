@@ -89,7 +89,9 @@ def _may_be_text(node: exp.Expr, dialect: str) -> bool:
     """SQLite reads a quoted name that is no column as text, and Spider writes text so."""
     from sqlglot import exp
 
-    return dialect == "sqlite" and isinstance(node, exp.Column) and not node.table and bool(node.this.args["quoted"])
+    return (
+        dialect == "sqlite" and isinstance(node, exp.Column) and not node.table and bool(node.this.args.get("quoted"))
+    )
 
 
 def _look_for(text: str, pattern: bool) -> re.Pattern[str]:

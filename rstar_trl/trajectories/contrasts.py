@@ -55,7 +55,7 @@ _QUOTED = re.compile(r'"([a-z_]\w*)"', re.IGNORECASE)
 
 
 def contrasts(
-    rows: Iterable[Row],
+    rows: Sequence[Row],
     questions: Mapping[str, Question],
     databases: Mapping[str, Database],
     count: int,
@@ -69,7 +69,6 @@ def contrasts(
     Questions without an answer to compare with are left out; so are near-misses that a `grounded` search would not
     follow, when that is given.
     """
-    rows = list(rows)
     schemas = {name: introspect(database, VALUES_PER_COLUMN) for name, database in databases.items()}
     columns = {name: columns_of(schema) for name, schema in schemas.items()}
     values = {name: column_values(schema) for name, schema in schemas.items()}
@@ -81,7 +80,7 @@ def contrasts(
             continue
         chance = random.Random(digest([seed, row["question_id"], row["completion"]]))
         name = question.db_id
-        found = _drafts(row["completion"], columns[name], values[name], others[name], chance, dialect)
+        found = _drafts(row["completion"], columns[name], values[name], others.get(name, ()), chance, dialect)
         drafts.append((row, found[: ATTEMPTS * count]))
         jobs += [SqlJob(str(databases[question.db_id]), sql) for sql in drafts[-1][1]]
     executions = iter(sandbox.run(jobs))
@@ -102,7 +101,7 @@ def _queries(rows: Iterable[Row], questions: Mapping[str, Question], dialect: st
     for row in rows:
         with contextlib.suppress(SqlError):
             found[questions[row["question_id"]].db_id][query_of(row["completion"], dialect)] = None
-    return defaultdict(list, {name: list(queries) for name, queries in found.items()})
+    return {name: list(queries) for name, queries in found.items()}
 
 
 def _drafts(

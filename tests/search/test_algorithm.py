@@ -299,41 +299,28 @@ def test_backup_averages_along_the_path() -> None:
     assert tree.visits == [3, 2, 1] and tree.q == pytest.approx([0.0, 0.5, -1.0])
 
 
-@pytest.mark.parametrize("avoid", [False, True])
-def test_avoid_empty_ends_a_branch_where_no_row_is_left(
-    avoid: bool, small_database: Path, shared_sandbox: Sandbox
+@pytest.mark.parametrize("on", [False, True])
+@pytest.mark.parametrize(
+    ("option", "dead", "alive", "reason"),
+    [
+        ("avoid_empty", "WHERE age > 900", "WHERE age > 0", "no row is left"),
+        ("grounded", "WHERE age > 21", "WHERE age > 20", "21 stands nowhere in the prompt"),
+    ],
+)
+def test_an_option_ends_a_branch_where_going_on_cannot_be_right(
+    option: str, dead: str, alive: str, reason: str, on: bool, small_database: Path, shared_sandbox: Sandbox
 ) -> None:
-    nobody, everybody = "-- keep rows by age\nWHERE age > 900", "-- keep rows by age\nWHERE age > 0"
     script: Script = {
         (): [step(SINGER)],
-        (SINGER,): [step(nobody), step(everybody)],
-        (SINGER, nobody): [end(NAME)],
-        (SINGER, everybody): [end(NAME)],
-    }
-    engine = ScriptedEngine(script)
-    task = make_task(small_database, mode="inference")
-    tree = grow(engine, task, shared_sandbox, num_candidates=2, simulations=4, avoid_empty=avoid)
-    node = tree.text.index(nobody)
-    assert tree.terminal[node] is avoid and (tree.error[node] == "no row is left") is avoid
-    assert ((SINGER, nobody) in {request.steps for request in engine.requests}) is not avoid
-    assert tree.answer is not None and (tree.steps(tree.answer)[1] == everybody or not avoid)
-
-
-@pytest.mark.parametrize("grounded", [False, True])
-def test_grounded_ends_a_branch_at_an_invented_constant(
-    grounded: bool, small_database: Path, shared_sandbox: Sandbox
-) -> None:
-    invented, asked = "-- keep rows by age\nWHERE age > 21", "-- keep rows by age\nWHERE age > 20"
-    script: Script = {
-        (): [step(SINGER)],
-        (SINGER,): [step(invented), step(asked)],
-        (SINGER, invented): [end(NAME)],
-        (SINGER, asked): [end(NAME)],
+        (SINGER,): [step(dead), step(alive)],
+        (SINGER, dead): [end(NAME)],
+        (SINGER, alive): [end(NAME)],
     }
     engine = ScriptedEngine(script)
     task = replace(make_task(small_database, mode="inference"), prompt="singers over 20")
-    tree = grow(engine, task, shared_sandbox, num_candidates=2, simulations=4, grounded=grounded)
-    node = tree.text.index(invented)
-    assert (tree.error[node] == "21 stands nowhere in the prompt") is grounded
-    assert ((SINGER, invented) in {request.steps for request in engine.requests}) is not grounded
-    assert tree.answer is not None and (tree.steps(tree.answer)[1] == asked or not grounded)
+    options: dict[str, Any] = {"num_candidates": 2, "simulations": 4, option: on}
+    tree = grow(engine, task, shared_sandbox, **options)
+    node = tree.text.index(dead)
+    assert tree.terminal[node] is on and (tree.error[node] == reason) is on
+    assert ((SINGER, dead) in {request.steps for request in engine.requests}) is not on
+    assert tree.answer is not None and (tree.steps(tree.answer)[1] == alive or not on)
