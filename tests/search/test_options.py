@@ -124,7 +124,7 @@ def test_a_settled_answer_is_the_one_of_the_whole_search(
 
 
 def test_a_trajectory_of_no_probability_settles_nothing(small_database: Path, shared_sandbox: Sandbox) -> None:
-    script: Script = {(): [end("SELECT name", -800.0), end("SELECT age", -800.0)]}
+    script: Script = {(): [end("SELECT 1", -800.0), end("SELECT 2", -800.0)]}
     tree = grow(script, make_task(small_database, "inference"), shared_sandbox, num_candidates=2, settled=1.0)
     assert tree.answer == 1
 
