@@ -3,8 +3,9 @@
 A batch has one row per tree node; a row holds the node's prefix once, and its branches (the siblings being sampled or
 scored) side by side in the same row. A token sees the row's shared prefix and the earlier tokens of its own branch,
 through a 4D mask; positions count along the branch. So the prefix of n siblings is read from memory once, not n times,
-and nothing is copied to fork. Segments of keys and values are kept by `PrefixCache`, so that a child continues
-where its parent stopped.
+and nothing is copied to fork. Rows may bring different numbers of new tokens: a sibling that has ended costs nothing
+more (see `ragged_attention`). Segments of keys and values are kept by `PrefixCache`, so that a child continues where
+its parent stopped.
 
 Guarantees: hidden states equal those of the separate sequences up to rounding. Does not support: models whose layers
 do not all use full attention (sliding windows, recurrent states): `require_full_attention` refuses them by name.
@@ -22,6 +23,7 @@ from transformers import Cache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 from rstar_trl.errors import EngineError
+from rstar_trl.policy.ragged_attention import Ragged
 
 SHARED, PADDING = -1, -2
 GROWTH = 12
@@ -103,35 +105,40 @@ class BranchBatch:
         self.branch = torch.full((len(pasts), width + room), PADDING, device=self.device)
         self.used = width
         for row, past in enumerate(pasts):
-            start = width - int(sum(s.shape[3] for s in past))
+            end = 0
             for segment in past:
-                end = start + segment.shape[3]
+                start, end = end, end + segment.shape[3]
                 self.store[:, :, row, :, start:end] = segment
                 self.branch[row, start:end] = SHARED
-                start = end
 
-    def append(self, tokens: torch.Tensor, branch: torch.Tensor, positions: torch.Tensor, **options: Any) -> Any:
-        """Runs new tokens (all three arguments [rows, new]) and returns the model's output for them.
+    def append(
+        self, tokens: torch.Tensor, row: torch.Tensor, branch: torch.Tensor, offset: Any, **options: Any
+    ) -> Any:
+        """Runs new tokens and returns the model's output for them: [1, tokens, ...]. All arguments are [tokens].
 
-        `branch`: SHARED joins the row's prefix, 0, 1, ... a sibling, PADDING nothing. `options` go to the model.
+        `row` ascends; `branch`: SHARED joins the row's prefix, 0, 1, ... a sibling; `offset` (or one number for all):
+        the tokens between a row's prefix and this one. `options` go to the model. A row's new tokens stand side by
+        side from slot `used` on.
         """
-        new = tokens.shape[1]
-        start, end = self.used, self.used + new
+        ragged = Ragged.of(row, len(self.lengths))
+        start, end = self.used, self.used + ragged.shape[1]
         if end > self.branch.shape[1]:
-            self._grow(GROWTH * new)
-        self.branch[:, start:end] = branch
+            self._grow(GROWTH * ragged.shape[1])
+        slot = start + ragged.column
+        self.branch[row, slot] = branch
         slots = torch.arange(end, device=self.device)
-        keys = self.branch[:, None, :end]
-        seen = (keys == SHARED) | (keys == branch[:, :, None])
-        seen &= (slots <= slots[start:, None]) & (branch[:, :, None] != PADDING)
+        keys, own = self.branch[:, None, :end], ragged.spread(branch, PADDING)[:, :, None]
+        seen = (keys == SHARED) | (keys == own)
+        # What is spread over no token sees itself alone.
+        seen &= (slots <= slots[start:, None]) & (own != PADDING)
         seen |= slots == slots[start:, None]
-        cache = Cache(layers=[_Slots(layer, start, end) for layer in self.store])
         output = self.model(
-            input_ids=tokens,
+            input_ids=tokens[None],
             attention_mask=seen[:, None],
-            position_ids=positions,
-            past_key_values=cache,
+            position_ids=(self.lengths[row] + offset)[None],
+            past_key_values=Cache(layers=[_Slots(layer, row, slot, end) for layer in self.store]),
             use_cache=True,
+            ragged=ragged,
             **options,
         )
         self.used = end
@@ -156,30 +163,21 @@ class BranchBatch:
 
 
 class _Slots(DynamicLayer):
-    """One layer's view on the store: new keys and values go into slots `start` to `end`, in place."""
+    """One layer's view on the store: the keys and values of new tokens go in place, into `slot` of `row`."""
 
-    def __init__(self, layer: torch.Tensor, start: int, end: int):
+    def __init__(self, layer: torch.Tensor, row: torch.Tensor, slot: torch.Tensor, end: int):
         super().__init__()
         self.is_initialized = True
         self.keys, self.values = layer[0], layer[1]
-        self.start, self.end = start, end
+        self.row, self.slot, self.end = row, slot, end
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         assert self.keys is not None and self.values is not None
-        self.keys[:, :, self.start : self.end] = key_states
-        self.values[:, :, self.start : self.end] = value_states
+        self.keys[self.row, :, self.slot] = key_states[0].transpose(0, 1)
+        self.values[self.row, :, self.slot] = value_states[0].transpose(0, 1)
         return self.keys[:, :, : self.end], self.values[:, :, : self.end]
-
-
-def pad(rows: Sequence[Sequence[int]], fill: int, left: bool, device: torch.device) -> torch.Tensor:
-    """Token lists as one tensor [rows, longest], padded with `fill`."""
-    width = max((len(row) for row in rows), default=0)
-    filled = [
-        [fill] * (width - len(row)) + list(row) if left else list(row) + [fill] * (width - len(row)) for row in rows
-    ]
-    return torch.tensor(filled, dtype=torch.long, device=device).reshape(len(rows), width)
 
 
 def prefill(
@@ -189,30 +187,29 @@ def prefill(
     pieces: Sequence[Sequence[list[int]]],
     room: int,
     read_last: bool,
-    **options: Any,
-) -> tuple[BranchBatch, Any, int]:
+) -> tuple[BranchBatch, torch.Tensor | None, int]:
     """Brings every row's prefix into a batch, computing only what the cache lacks.
 
     `keys[i]` names row i's prefix and `pieces[i]` holds the tokens of each part of the key. With `read_last` the last
-    part is always computed, so that the model's output ends with every prefix's last token. Returns the batch, that
-    output (None when nothing had to be computed) and the number of tokens computed.
+    part is always computed, for the logits after it. Returns the batch, those logits [rows, vocabulary] (else None)
+    and the number of tokens computed.
     """
     pasts = [cache.longest(key[:-1] if read_last else key) for key in keys]
     fresh = [list(chain(*parts[len(past) :])) for parts, past in zip(pieces, pasts, strict=True)]
-    width = max(len(tokens) for tokens in fresh)
-    batch = BranchBatch(model, pasts, width + room)
-    if not width:
+    longest = max(map(len, fresh))
+    batch = BranchBatch(model, pasts, longest + room)
+    if not longest:
         return batch, None, 0
-    counts = torch.tensor([len(row) for row in fresh], device=batch.device)
-    order = torch.arange(width, device=batch.device)[None] - (width - counts)[:, None]
-    branch = torch.where(order >= 0, SHARED, PADDING)
-    tokens = pad(fresh, 0, left=True, device=batch.device)
-    output = batch.append(tokens, branch, (batch.lengths[:, None] + order).clamp(min=0), **options)
-    for row, (key, parts, past) in enumerate(zip(keys, pieces, pasts, strict=True)):
-        stop = batch.used
-        for length in range(len(parts), len(past), -1):
-            start = stop - len(parts[length - 1])
-            cache.put(key[:length], batch.segment(row, start, stop))
-            stop = start
+    new = [(token, row, offset) for row, ids in enumerate(fresh) for offset, token in enumerate(ids)]
+    tokens, row, offset = torch.tensor(new, device=batch.device).unbind(1)
+    counts = torch.bincount(row, minlength=len(fresh))
+    options = {"logits_to_keep": counts.cumsum(0) - 1} if read_last else {}
+    start = batch.used
+    output = batch.append(tokens, row, torch.full_like(row, SHARED), offset, **options)
     batch.lengths = batch.lengths + counts
-    return batch, output, int(counts.sum())
+    for index, (key, parts, past) in enumerate(zip(keys, pieces, pasts, strict=True)):
+        end = start
+        for length in range(len(past) + 1, len(parts) + 1):
+            begin, end = end, end + len(parts[length - 1])
+            cache.put(key[:length], batch.segment(index, begin, end))
+    return batch, output.logits[0] if read_last else None, len(new)

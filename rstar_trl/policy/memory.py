@@ -28,6 +28,15 @@ SHORTAGES = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 """What allocators that do not raise `torch.OutOfMemoryError` say: MPS, the CPU's, cuBLAS and cuDNN."""
 
 
+def prefix_bytes(device: torch.device) -> int:
+    """What one model's prefixes may take unless it is told otherwise: a third of what a GPU has free, else 2 GiB.
+
+    A third each for policy and PPM leaves one to their passes. Hundreds of trees in flight need it: with fewer bytes
+    than their prompts have, each is dropped before its tree asks again.
+    """
+    return torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else 2 << 30
+
+
 class MemoryLimit:
     """How large a pass may be, learnt from those that failed. `cache` is what can be given up for room."""
 

@@ -8,28 +8,29 @@ that the PPM cannot read whole is refused, and so is one that does not fit into 
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 import torch
 
 from rstar_trl.errors import EngineError
-from rstar_trl.policy.branches import PADDING, PrefixCache, pad, prefill, require_full_attention
+from rstar_trl.policy.branches import PrefixCache, prefill, require_full_attention
 from rstar_trl.policy.interface import Refused, ScoreRequest
-from rstar_trl.policy.memory import MemoryLimit
+from rstar_trl.policy.memory import MemoryLimit, prefix_bytes
+from rstar_trl.policy.ragged_attention import use_ragged
 from rstar_trl.policy.tokens import check_path, encode_prompt, encode_step, first_line, load_tokenizer
 
 
 class PPMScorer:
     """Implements `rstar_trl.policy.interface.Scorer` in process."""
 
-    def __init__(self, model: Any, tokenizer: Any, rows_per_batch: int = 128, cache_bytes: int = 2 << 30):
+    def __init__(self, model: Any, tokenizer: Any, rows_per_batch: int = 128, cache_bytes: int | None = None):
         """`model`: a one-label sequence-classification model; see `TransformersEngine` for the other arguments."""
         require_full_attention(model.config)
+        use_ragged(model)
         self.head = model.eval().score
         self.backbone = getattr(model, model.base_model_prefix)
         self.rows_per_batch = rows_per_batch
-        self.cache = PrefixCache(cache_bytes)
+        self.cache = PrefixCache(prefix_bytes(model.device) if cache_bytes is None else cache_bytes)
         self.memory = MemoryLimit(self.cache)
         self._most = getattr(model.config, "max_position_embeddings", None)
         self._encode_prompt = lru_cache(4096)(lambda text: encode_prompt(tokenizer, text))
@@ -115,20 +116,24 @@ class PPMScorer:
         pieces = [[self._encode_prompt(key[0]), *(self._encode_step(step, False) for step in key[1:])] for key in keys]
         width = max(sum(map(len, row)) for row in steps)
         batch, _, _ = prefill(self.backbone, self.cache, keys, pieces, width, read_last=False)
-        tokens = pad([list(chain(*row)) for row in steps], 0, left=False, device=batch.device)
-        branch = pad([[i for i, ids in enumerate(row) for _ in ids] for row in steps], PADDING, False, batch.device)
-        offset = pad([[p for ids in row for p in range(len(ids))] for row in steps], 0, False, batch.device)
+        new = [
+            (token, row, sibling, offset)
+            for row, group in enumerate(steps)
+            for sibling, ids in enumerate(group)
+            for offset, token in enumerate(ids)
+        ]
         start = batch.used
-        hidden = batch.append(tokens, branch, batch.lengths[:, None] + offset).last_hidden_state
-        values = self.head(hidden)[:, :, 0].float().tolist()
-        scores = []
+        hidden = batch.append(*torch.tensor(new, device=batch.device).unbind(1)).last_hidden_state
+        values = self.head(hidden)[0, :, 0].float().tolist()
+        scores, last = [], -1
         for row, (key, group) in enumerate(rows.items()):
-            end = 0
+            end = start
             for request, ids in zip(group, steps[row], strict=True):
                 begin, end = end, end + len(ids)
-                scores.append(values[row][end - 1])
+                last += len(ids)
+                scores.append(values[last])
                 if not request.final:
-                    self.cache.put((*key, request.steps[-1]), batch.segment(row, start + begin, start + end))
+                    self.cache.put((*key, request.steps[-1]), batch.segment(row, begin, end))
         return scores
 
 

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from rstar_trl.errors import EngineError
-from rstar_trl.policy.branches import PADDING, BranchBatch, PrefixCache, prefill, require_full_attention
+from rstar_trl.policy.branches import GROWTH, PrefixCache, prefill, require_full_attention
 from rstar_trl.policy.interface import Answer, Candidate, FinishReason, ProposeRequest, Refused
-from rstar_trl.policy.memory import MemoryLimit
+from rstar_trl.policy.memory import MemoryLimit, prefix_bytes
+from rstar_trl.policy.ragged_attention import use_ragged
 from rstar_trl.policy.tokens import (
     DELIMITER,
     check_path,
@@ -41,19 +42,21 @@ class TransformersEngine:
         tokenizer: Any,
         max_step_tokens: int = 96,
         rows_per_batch: int = 128,
-        cache_bytes: int = 2 << 30,
+        cache_bytes: int | None = None,
     ):
-        """`rows_per_batch`: tree nodes expanded in one pass; `cache_bytes`: keys and values kept of prefixes.
+        """`rows_per_batch`: tree nodes expanded in one pass; `cache_bytes`: keys and values kept of prefixes, see
+        `memory.prefix_bytes` for None.
 
         Both are upper bounds: where memory runs out, passes get smaller and what is kept is dropped.
         """
         require_full_attention(model.config)
+        use_ragged(model)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.render = renderer(tokenizer)
         self.max_step_tokens = max_step_tokens
         self.rows_per_batch = rows_per_batch
-        self.cache = PrefixCache(cache_bytes)
+        self.cache = PrefixCache(prefix_bytes(model.device) if cache_bytes is None else cache_bytes)
         self.memory = MemoryLimit(self.cache)
         self.prompt_tokens = 0
         self._stops = _Stops.of(tokenizer, model.config.vocab_size, model.device)
@@ -132,28 +135,26 @@ class TransformersEngine:
     def _sample(self, requests: list[ProposeRequest], pieces: list[list[list[int]]]) -> list[list[Candidate]]:
         n, temperature = requests[0].n, requests[0].temperature
         keys = [(request.prompt, *request.steps) for request in requests]
-        longest = self.max_step_tokens
-        batch, output, computed = prefill(
-            self.model, self.cache, keys, pieces, 12 * n, read_last=True, logits_to_keep=1
-        )
+        batch, logits, computed = prefill(self.model, self.cache, keys, pieces, GROWTH * n, read_last=True)
+        assert logits is not None
         self.prompt_tokens += computed
         prefix = batch.lengths.tolist()
-        state = _Siblings.start(requests, longest, batch)
-        logits = output.logits[:, -1:].expand(-1, n, -1)
-        for step in range(longest):
-            state.take(step, logits.float(), temperature, self._stops)
-            active = (~state.done).any(1)
-            if not bool(active.any()):
+        state = _Siblings.start(requests, self.max_step_tokens, batch.device)
+        logits = logits.repeat_interleave(n, 0)
+        row = state.going // n
+        for step in range(self.max_step_tokens):
+            if step:
+                held, row = row.unique(return_inverse=True)
+                if len(held) <= 0.75 * len(batch.lengths):
+                    batch.keep(held)
+                else:
+                    row = held[row]
+                last = state.tokens[state.going, step - 1]
+                logits = batch.append(last, row, state.going % n, step - 1).logits[0]
+            row = row[state.take(step, logits.float(), temperature, self._stops)]
+            if not len(row):
                 break
-            if int(active.sum()) <= 0.75 * len(active):
-                rows = active.nonzero()[:, 0]
-                batch.keep(rows)
-                state.keep(rows)
-            branch = torch.arange(n, device=batch.device).expand(len(state.done), n)
-            branch = torch.where(state.done, PADDING, branch)
-            positions = (batch.lengths + step)[:, None].expand(-1, n)
-            logits = batch.append(state.last, branch, positions).logits
-        return state.candidates(self.tokenizer, self._stops.eos, prefix)
+        return state.candidates(n, self.tokenizer, self._stops.eos, prefix)
 
 
 def load_policy(path: str, dtype: str, trust_remote_code: bool = False) -> Any:
@@ -210,78 +211,58 @@ class _Stops:
 
 @dataclass
 class _Siblings:
-    """What has been sampled so far; [rows, n] or [rows, n, tokens], with finished rows written out and dropped."""
+    """What has been sampled so far, [candidates, tokens] and [candidates], siblings together; `going`: which go on."""
 
     tokens: torch.Tensor
-    logprob: torch.Tensor
-    done: torch.Tensor
-    length: torch.Tensor
     uniform: torch.Tensor
-    row: torch.Tensor
-    finished: dict[int, tuple[Any, Any, Any, Any]]
-    last: torch.Tensor
+    logprob: torch.Tensor
+    length: torch.Tensor
+    done: torch.Tensor
+    going: torch.Tensor
 
     @classmethod
-    def start(cls, requests: Sequence[ProposeRequest], longest: int, batch: BranchBatch) -> _Siblings:
-        rows, n, device = len(requests), requests[0].n, batch.device
-        streams = [
-            np.random.Generator(np.random.Philox(key=r.seed)).random((n, longest), np.float32) for r in requests
-        ]
+    def start(cls, requests: Sequence[ProposeRequest], longest: int, device: torch.device) -> _Siblings:
+        shape = (requests[0].n, longest)
+        streams = [np.random.Generator(np.random.Philox(key=r.seed)).random(shape, np.float32) for r in requests]
+        uniform = torch.from_numpy(np.concatenate(streams)).to(device)
+        count = len(uniform)
         return cls(
-            tokens=torch.zeros((rows, n, longest), dtype=torch.long, device=device),
-            logprob=torch.zeros((rows, n), device=device),
-            done=torch.zeros((rows, n), dtype=torch.bool, device=device),
-            length=torch.zeros((rows, n), dtype=torch.long, device=device),
-            uniform=torch.from_numpy(np.stack(streams)).to(device),
-            row=torch.arange(rows, device=device),
-            finished={},
-            last=torch.zeros((rows, n), dtype=torch.long, device=device),
+            tokens=torch.zeros(uniform.shape, dtype=torch.long, device=device),
+            uniform=uniform,
+            logprob=torch.zeros(count, device=device),
+            length=torch.zeros(count, dtype=torch.long, device=device),
+            done=torch.zeros(count, dtype=torch.bool, device=device),
+            going=torch.arange(count, device=device),
         )
 
-    def take(self, step: int, logits: torch.Tensor, temperature: float, stops: _Stops) -> None:
-        """Samples one token for every unfinished sibling from `logits` [rows, n, vocabulary]."""
+    def take(self, step: int, logits: torch.Tensor, temperature: float, stops: _Stops) -> torch.Tensor:
+        """Samples a token for each sibling that goes on from `logits` [those, vocabulary]; which of them still do."""
         if temperature == 0:
             chosen = logits.argmax(-1)
         else:
             cumulative = torch.softmax(logits / temperature, -1).cumsum(-1)
-            target = self.uniform[:, :, step, None] * cumulative[:, :, -1:]
-            chosen = torch.searchsorted(cumulative, target, right=True)[:, :, 0].clamp(max=logits.shape[-1] - 1)
-        logprob = logits.gather(-1, chosen[:, :, None])[:, :, 0] - logits.logsumexp(-1)
-        alive = ~self.done
-        self.tokens[:, :, step] = torch.where(alive, chosen, 0)
-        self.logprob += torch.where(alive, logprob, 0.0)
-        self.length += alive
-        broken = stops.delimits[chosen] | (chosen == stops.eos)
+            target = self.uniform[self.going, step, None] * cumulative[:, -1:]
+            chosen = torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+        self.tokens[self.going, step] = chosen
+        self.logprob[self.going] += logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
+        self.length[self.going] += 1
+        ended = stops.delimits[chosen] | (chosen == stops.eos)
         if step:
-            broken |= stops.ends[self.last] & stops.starts[chosen]
-        self.done |= broken & alive
-        self.last = chosen
+            ended |= stops.ends[self.tokens[self.going, step - 1]] & stops.starts[chosen]
+        self.done[self.going] = ended
+        self.going = self.going[~ended]
+        return ~ended
 
-    def keep(self, rows: torch.Tensor) -> None:
-        """Writes all rows out and goes on with those given."""
-        self._write_out()
-        for name in ("tokens", "logprob", "done", "length", "uniform", "row", "last"):
-            setattr(self, name, getattr(self, name).index_select(0, rows))
-
-    def candidates(self, tokenizer: Any, eos: int, prefix: list[int]) -> list[list[Candidate]]:
-        """What was sampled, in the order of the requests; `prefix`: tokens before it."""
-        self._write_out()
-        answers = []
-        for row, (tokens, logprobs, lengths, done) in sorted(self.finished.items()):
-            ids = [sampled[:length] for sampled, length in zip(tokens, lengths, strict=True)]
-            texts = tokenizer.batch_decode([[t for t in kept if t != eos] for kept in ids], skip_special_tokens=False)
-            answers.append(
-                [
-                    Candidate(text.partition(DELIMITER)[0], logprob, len(kept), _finish(kept, ended, eos), prefix[row])
-                    for text, logprob, kept, ended in zip(texts, logprobs, ids, done, strict=True)
-                ]
-            )
-        return answers
-
-    def _write_out(self) -> None:
-        columns = (self.tokens.tolist(), self.logprob.tolist(), self.length.tolist(), self.done.tolist())
-        for row, *values in zip(self.row.tolist(), *columns, strict=True):
-            self.finished[row] = tuple(values)
+    def candidates(self, n: int, tokenizer: Any, eos: int, prefix: list[int]) -> list[list[Candidate]]:
+        """What was sampled, `n` for each request, in their order; `prefix`: tokens before it."""
+        lengths, logprobs, done = self.length.tolist(), self.logprob.tolist(), self.done.tolist()
+        ids = [tokens[:length] for tokens, length in zip(self.tokens.tolist(), lengths, strict=True)]
+        texts = tokenizer.batch_decode([[t for t in kept if t != eos] for kept in ids], skip_special_tokens=False)
+        found = [
+            Candidate(text.partition(DELIMITER)[0], logprob, len(kept), _finish(kept, ended, eos), prefix[index // n])
+            for index, (text, logprob, kept, ended) in enumerate(zip(texts, logprobs, ids, done, strict=True))
+        ]
+        return [found[start : start + n] for start in range(0, len(found), n)]
 
 
 def _finish(ids: list[int], done: bool, eos: int) -> FinishReason:

@@ -9,7 +9,8 @@ import torch
 from transformers import GemmaConfig, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen3Config
 
 from rstar_trl.errors import EngineError
-from rstar_trl.policy.branches import PADDING, PrefixCache, pad, prefill, require_full_attention
+from rstar_trl.policy.branches import PrefixCache, prefill, require_full_attention
+from rstar_trl.policy.ragged_attention import use_ragged
 from tests.policy.toys import random_model
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], [20, 21, 22, 23]]
@@ -21,8 +22,11 @@ BRANCHES = [[[40, 41, 42], [43], [44, 45]], [[46], [47, 48], [40]], [[41, 42], [
 @pytest.fixture(scope="module", params=["llama", "qwen3", "llama without grouped heads"])
 def model(request: pytest.FixtureRequest) -> Any:
     if request.param == "qwen3":
-        return random_model("qwen3", 60, head_dim=16)
-    return random_model("llama", 60, num_key_value_heads=2 if request.param == "llama" else 4)
+        found = random_model("qwen3", 60, head_dim=16)
+    else:
+        found = random_model("llama", 60, num_key_value_heads=2 if request.param == "llama" else 4)
+    use_ragged(found)
+    return found
 
 
 @torch.inference_mode()
@@ -35,27 +39,26 @@ def hidden_of(model: Any, ids: list[int]) -> torch.Tensor:
 def run(model: Any, cache: PrefixCache, read_last: bool = False) -> tuple[Any, Any, int]:
     keys = [(f"prompt {row}", f"step {row}") for row in range(3)]
     pieces = [[PROMPTS[row], STEP[row]] for row in range(3)]
-    return prefill(model.model, cache, keys, pieces, 12, read_last)
+    return prefill(model if read_last else model.model, cache, keys, pieces, 12, read_last)
 
 
 @torch.inference_mode()
 def append_all_at_once(batch: Any) -> torch.Tensor:
-    tokens = pad([[token for ids in row for token in ids] for row in BRANCHES], 0, False, batch.device)
-    branch = [[i for i, ids in enumerate(row) for _ in ids] for row in BRANCHES]
-    offset = [[p for ids in row for p in range(len(ids))] for row in BRANCHES]
-    return batch.append(
-        tokens,
-        pad(branch, PADDING, False, batch.device),
-        batch.lengths[:, None] + pad(offset, 0, False, batch.device),
-    ).last_hidden_state
+    new = [
+        (token, row, sibling, offset)
+        for row, branches in enumerate(BRANCHES)
+        for sibling, ids in enumerate(branches)
+        for offset, token in enumerate(ids)
+    ]
+    return batch.append(*torch.tensor(new).unbind(1)).last_hidden_state[0]
 
 
 def check(model: Any, hidden: torch.Tensor) -> None:
+    start = 0
     for row, branches in enumerate(BRANCHES):
-        start = 0
         for ids in branches:
             alone = hidden_of(model, PROMPTS[row] + STEP[row] + ids)[-len(ids) :]
-            torch.testing.assert_close(hidden[row, start : start + len(ids)], alone, atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(hidden[start : start + len(ids)], alone, atol=2e-5, rtol=1e-4)
             start += len(ids)
 
 
@@ -87,38 +90,38 @@ def test_prefix_partly_in_the_cache_gives_the_same(model: Any) -> None:
     check(model, append_all_at_once(batch))
 
 
+@torch.inference_mode()
 def test_last_part_is_read_again_when_its_output_is_wanted(model: Any) -> None:
     cache = PrefixCache(1 << 20)
     run(model, cache)
-    _, output, computed = run(model, cache, read_last=True)
+    _, logits, computed = run(model, cache, read_last=True)
     assert computed == sum(map(len, STEP))
     for row in range(3):
-        expected = hidden_of(model, PROMPTS[row] + STEP[row])[-1]
-        torch.testing.assert_close(output.last_hidden_state[row, -1], expected, atol=2e-5, rtol=1e-4)
+        expected = model.lm_head(hidden_of(model, PROMPTS[row] + STEP[row])[-1])
+        torch.testing.assert_close(logits[row], expected, atol=2e-5, rtol=1e-4)
 
 
 @torch.inference_mode()
 def test_token_by_token_with_rows_dropped_gives_the_same(model: Any) -> None:
-    """Siblings grow in step, a finished one pads, a finished row is dropped, and room is made as it is needed."""
+    """Siblings grow in step, one ends before the others, a row is dropped, and room is made as it is needed."""
     keys = [(f"prompt {row}",) for row in range(3)]
     batch, _, _ = prefill(model.model, PrefixCache(1 << 20), keys, [[ids] for ids in PROMPTS], 80, False)
-    rows, steps = [0, 1, 2], 20
+    steps = 20
     tokens = torch.randint(5, 60, (3, 2, steps), generator=torch.Generator().manual_seed(0))
+    going = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    places = [0, 1, 2]
     for position in range(steps):
+        if position == 4:
+            going.remove((0, 1))
         if position == 8:
             batch.keep(torch.tensor([0, 2]))
-            rows = [0, 2]
-        branch = torch.arange(2).expand(len(rows), 2).clone()
-        if position >= 4:
-            branch[0, 1] = PADDING
-        at = (batch.lengths + position)[:, None].expand(-1, 2)
-        hidden = batch.append(tokens[rows, :, position], branch, at).last_hidden_state
-        for index, row in enumerate(rows):
-            for sibling in range(2):
-                if branch[index, sibling] != PADDING:
-                    ids = PROMPTS[row] + tokens[row, sibling, : position + 1].tolist()
-                    expected = hidden_of(model, ids)[-1]
-                    torch.testing.assert_close(hidden[index, sibling], expected, atol=5e-5, rtol=1e-4)
+            going, places = [place for place in going if place[0] != 1], [0, -1, 1]
+        row, sibling = torch.tensor(going).unbind(1)
+        hidden = batch.append(tokens[row, sibling, position], torch.tensor(places)[row], sibling, position)
+        assert hidden.last_hidden_state.shape[:2] == (1, len(going))
+        for index, (row, sibling) in enumerate(going):
+            expected = hidden_of(model, PROMPTS[row] + tokens[row, sibling, : position + 1].tolist())[-1]
+            torch.testing.assert_close(hidden.last_hidden_state[0, index], expected, atol=5e-5, rtol=1e-4)
 
 
 def test_cache_keeps_to_its_bytes_and_drops_the_oldest() -> None:

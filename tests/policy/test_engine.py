@@ -89,6 +89,23 @@ def test_a_step_ends_inside_a_merged_token() -> None:
     assert finishes == {"step", "eos", "length"}
 
 
+def test_nothing_is_computed_for_a_sibling_that_has_ended() -> None:
+    """Every token goes through the model's layers once; the last of a step is not read at all."""
+    tokenizer = merging_tokenizer()
+    engine = TransformersEngine(random_model("llama", len(tokenizer), initializer_range=0.05), tokenizer, 12)
+    computed = 0
+
+    def count(module: Any, args: Any) -> None:
+        nonlocal computed
+        computed += args[0].numel()
+
+    engine.model.get_input_embeddings().register_forward_pre_hook(count)
+    answers = engine.propose([ProposeRequest("x" * (1 + seed % 3), (), 8, 1.0, seed) for seed in range(20)])
+    tokens = [candidate.tokens for found in answers for candidate in found]
+    assert len(set(tokens)) > 6
+    assert computed == engine.prompt_tokens + sum(tokens) - len(tokens)
+
+
 def test_logprob_is_at_temperature_one_whatever_the_sampling(policy_dir: Path) -> None:
     """The same text drawn hot and cold has one log-probability."""
     engine = engine_of(policy_dir)
@@ -118,6 +135,14 @@ def test_model_with_sliding_windows_is_refused(llama_dir: Path) -> None:
     tokenizer = engine_of(llama_dir).tokenizer
     model = random_model("mistral", len(tokenizer), sliding_window=32)
     with pytest.raises(EngineError, match="mistral"):
+        TransformersEngine(model, tokenizer)
+
+
+def test_model_of_another_attention_is_refused(llama_dir: Path) -> None:
+    tokenizer = engine_of(llama_dir).tokenizer
+    model = random_model("llama", len(tokenizer))
+    model.set_attn_implementation("eager")
+    with pytest.raises(EngineError, match="attn_implementation=eager`; load it with `sdpa`"):
         TransformersEngine(model, tokenizer)
 
 
