@@ -60,7 +60,7 @@ def canonical(sql: str, dialect: str = "sqlite") -> str:
     count; aliases, the order of conditions and the quoting of identifiers do. Raises `SqlError` for text that does not
     parse.
     """
-    return generate(normalize_identifiers(_unwrapped(parse_query(sql, dialect)), dialect), dialect)
+    return generate(normalize_identifiers(_unwrapped(parse_query(sql, dialect)), dialect), dialect, copy=False)
 
 
 def _unwrapped(node: exp.Expr) -> exp.Expr:

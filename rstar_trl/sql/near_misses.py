@@ -43,15 +43,15 @@ def near_misses(sql: str, columns: Columns, dialect: str = "sqlite") -> list[Nea
     if len(statements) != 1:
         raise SqlError(f"There are {len(statements)} statements where one query should be.")
     tree = statements[0]
-    tables = _tables(tree)
+    same, tables = tree.sql(dialect=dialect), _tables(tree)
     found: dict[str, NearMiss] = {}
     for index, node in enumerate(tree.walk()):
         for kind, change in _changes(node, columns, tables):
             # Inside of something, because a node without a parent cannot be replaced.
             holder = exp.Paren(this=tree.copy())
             change(next(each for place, each in enumerate(holder.this.walk()) if place == index))
-            text = holder.this.sql(dialect=dialect)
-            if text != tree.sql(dialect=dialect):
+            text = holder.this.sql(dialect=dialect, copy=False)
+            if text != same:
                 found.setdefault(text, NearMiss(kind, text))
     return list(found.values())
 

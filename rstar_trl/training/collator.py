@@ -90,7 +90,8 @@ class MCTSDataCollator:
         targets, sums, counts = self._trained(layout, rows, labels, weights)
         batch = {"input_ids": torch.as_tensor(rows.tokens), "position_ids": torch.as_tensor(rows.positions)}
         if self.tree_trainer:
-            return batch | self._for_tree_trainer(rows.last, targets, sums, counts)
+            batch |= self._for_tree_trainer(rows.last, targets, sums, counts)
+            return batch | {"num_tokens": torch.tensor(sum(map(len, layout.pieces)))}
         shift_labels = torch.as_tensor(targets)
         # The trainer counts tokens by the one and computes the loss from the other.
         batch |= {"labels": shift_labels, "shift_labels": shift_labels}

@@ -113,7 +113,7 @@ class TreeSFTTrainer(SFTTrainer):
         """The stock loss of a model that is given its mask, and whose log-probabilities are weighed."""
         if "targets" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        last, weights = inputs.pop("last"), inputs.pop("loss_weights")
+        last, weights, tokens = inputs.pop("last"), inputs.pop("loss_weights"), inputs.pop("num_tokens")
         counted = (inputs["labels"] != IGNORED).sum()
         inputs["labels"] = inputs["shift_labels"] = inputs.pop("targets")
 
@@ -125,7 +125,14 @@ class TreeSFTTrainer(SFTTrainer):
                 outputs.log_probs = outputs.log_probs * weights * scale
             return outputs
 
-        return super().compute_loss(forward, inputs, return_outputs, num_items_in_batch)
+        before = self._total_train_tokens
+        found = super().compute_loss(forward, inputs, return_outputs, num_items_in_batch)
+        # Without an attention mask the stock trainer takes a row's width for the tokens of a batch.
+        mode = "train" if self.model.training else "eval"
+        if mode == "train":
+            self._total_train_tokens = before + self.accelerator.gather(tokens).sum().item()
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        return found
 
     def create_model_card(  # type: ignore[override]
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None

@@ -138,7 +138,7 @@ def _strangers(sql: str, others: Iterable[str], chance: random.Random, dialect: 
                 break
             literal.replace(chance.choice(pool).copy())
         else:
-            yield stranger.sql(dialect=dialect)
+            yield stranger.sql(dialect=dialect, copy=False)
 
 
 def _other_constants(sql: str, values: Values, chance: random.Random, dialect: str) -> Iterator[str]:
@@ -161,7 +161,7 @@ def _other_constants(sql: str, values: Values, chance: random.Random, dialect: s
                 changed = tree.copy()
                 made = exp.Literal.string(new) if literal.is_string else exp.Literal.number(new)
                 _compared(changed)[place].replace(made)
-                yield changed.sql(dialect=dialect)
+                yield changed.sql(dialect=dialect, copy=False)
 
 
 def _compared(tree: exp.Expr) -> list[exp.Literal]:

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from rstar_trl.errors import ConfigError, DataError
 from rstar_trl.evolution.recipe import load_recipe
 from rstar_trl.training.collator import MCTSDataCollator
+from rstar_trl.training.packing import lay_out
 from rstar_trl.training.sft import run_sft
 from rstar_trl.training.sft_trainer import TreeSFTConfig, TreeSFTTrainer
 from tests.training.test_collator import ROWS
@@ -88,6 +89,15 @@ def test_rows_sorted_by_packed_length_can_be_grouped(tiny_model_dir: str, tmp_pa
     trainer = make(tiny_model_dir, tmp_path, train_sampling_strategy="group_by_length")
     assert trainer.train_dataset["length"][0] < sum(map(len, trainer.train_dataset["input_ids"][0]))
     trainer.train()
+
+
+def test_tokens_are_counted_as_often_as_they_are_computed(tiny_model_dir: str, tmp_path: Path) -> None:
+    """Without padding, and what trajectories share once, with the token before each branch."""
+    trainer = make(tiny_model_dir, tmp_path, num_train_epochs=2, per_device_train_batch_size=3, logging_steps=1)
+    trainer.train()
+    counted = [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry]
+    packed = [lay_out(ids, overlap=1).pieces for ids in trainer.train_dataset["input_ids"]]
+    assert counted[-1] == 2 * sum(len(piece) for pieces in packed for piece in pieces)
 
 
 def test_a_long_trajectory_is_left_out_and_the_others_of_its_question_stay(
