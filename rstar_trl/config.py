@@ -141,15 +141,17 @@ class SearchConfig:
     trees_in_flight: int = 128
     """Trees worked on at once; bounds memory and sets the generation batch."""
     stop_when_solved: int | None = None
-    """In training, stop a tree once this many right trajectories are found; never when empty."""
+    """In training, stop a tree of `mcts` once this many right trajectories are found; never when empty."""
     settled: float | None = None
-    """At inference, stop a tree once the leading result is ahead of the next by more than this times the weight still
-    unseen: at 1 the answer by majority cannot change any more, below 1 it may. Never when empty."""
+    """At inference, stop a tree of `mcts` or `sample` once the leading result is ahead of the next by more than this
+    times the weight still unseen: at 1 the answer by majority cannot change any more, below 1 it may. Never when
+    empty, and never in `mcts` where the policy does not tell its probabilities, as some servers do not."""
     self_consistency: float | None = None
     """In training, reward questions without an answer by agreement: the result with the most votes is right, if it has
     at least this share of them. Such questions are not searched when empty."""
     reference: bool = False
-    """rStar-Math's rules to the letter: UCT with c = 2, zero for unvisited children, first child wins ties."""
+    """rStar-Math's rules to the letter: UCT with c = 2, zero for unvisited children, first child wins ties. They know
+    neither `widening` nor several simulations at once."""
 
     def __post_init__(self) -> None:
         counts = (
@@ -165,6 +167,8 @@ class SearchConfig:
                 problems.append(f"`{name}` must be above 0 (or empty), not {value}.")
         if self.temperature < 0 or self.value_scale <= 0:
             problems.append("`temperature` must not be negative, and `value_scale` must be above 0.")
+        if self.reference and (self.widening is not None or self.parallel_simulations > 1):
+            problems.append("`reference` knows neither `widening` nor `parallel_simulations`; leave them out.")
         if problems:
             raise ConfigError(problems)
 
@@ -216,7 +220,7 @@ class EngineConfig:
     api_key_env: str = "OPENAI_API_KEY"
     """openai: the environment variable that holds the API key."""
     concurrency: int = 64
-    """openai, vllm: requests open at once."""
+    """openai, vllm: requests open at once, for each process."""
     timeout: float = 120.0
     """openai: seconds a request may take."""
     retries: int = 5

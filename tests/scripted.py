@@ -35,11 +35,11 @@ Script = Mapping[tuple[str, ...], Sequence[Candidate] | Refused]
 NAMES = (("Ann",), ("Bob",), ("Cleo",))
 
 
-def step(text: str, logprob: float = -1.0, finish: FinishReason = "step") -> Candidate:
+def step(text: str, logprob: float | None = -1.0, finish: FinishReason = "step") -> Candidate:
     return Candidate(text, logprob, 3, finish)
 
 
-def end(text: str, logprob: float = -1.0) -> Candidate:
+def end(text: str, logprob: float | None = -1.0) -> Candidate:
     return step(text, logprob, "eos")
 
 

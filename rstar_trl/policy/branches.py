@@ -23,7 +23,8 @@ from transformers import Cache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 from rstar_trl.errors import EngineError
-from rstar_trl.policy.ragged_attention import Ragged
+from rstar_trl.policy.ragged_attention import Ragged, spread_over, use_ragged
+from rstar_trl.policy.tokens import first_line
 
 SHARED, PADDING = -1, -2
 GROWTH = 12
@@ -40,6 +41,22 @@ def require_full_attention(config: PreTrainedConfig) -> None:
             f"{config.model_type} uses {', '.join(kinds)} layers, which cannot share a prefix between siblings; use a "
             "model with full attention (Llama, Qwen2, Qwen3, ...) or serve this one over HTTP."
         )
+
+
+def prepare(model: Any, read_last: bool) -> None:
+    """Makes a model ready for batches of branches, or refuses it by name. `read_last`: whether logits are wanted."""
+    require_full_attention(model.config)
+    use_ragged(model)
+    try:
+        with torch.inference_mode():
+            prefill(model, PrefixCache(0), [("",), ("",)], [[[0]], [[0, 0]]], 1, read_last)
+    except (RuntimeError, TypeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise EngineError(
+            f"the attention of {model.config.model_type} cannot share a prefix ({first_line(error)}); "
+            "use another model (Llama, Qwen2, Qwen3, ...) or serve this one over HTTP."
+        ) from error
 
 
 def other_layers(config: PreTrainedConfig) -> list[str]:
@@ -67,8 +84,10 @@ class PrefixCache:
             segment = self._segments.get(key[:length])
             if segment is None:
                 break
-            self._segments.move_to_end(key[:length])
             found.append(segment)
+        # What a prefix begins with is dropped after it, never before: alone, its end is of no use.
+        for length in range(len(found), 0, -1):
+            self._segments.move_to_end(key[:length])
         return found
 
     def put(self, key: tuple[str, ...], segment: Segment) -> None:
@@ -132,15 +151,15 @@ class BranchBatch:
         # What is spread over no token sees itself alone.
         seen &= (slots <= slots[start:, None]) & (own != PADDING)
         seen |= slots == slots[start:, None]
-        output = self.model(
-            input_ids=tokens[None],
-            attention_mask=seen[:, None],
-            position_ids=(self.lengths[row] + offset)[None],
-            past_key_values=Cache(layers=[_Slots(layer, row, slot, end) for layer in self.store]),
-            use_cache=True,
-            ragged=ragged,
-            **options,
-        )
+        with spread_over(ragged):
+            output = self.model(
+                input_ids=tokens[None],
+                attention_mask=seen[:, None],
+                position_ids=(self.lengths[row] + offset)[None],
+                past_key_values=Cache(layers=[_Slots(layer, row, slot, end) for layer in self.store]),
+                use_cache=True,
+                **options,
+            )
         self.used = end
         return output
 
@@ -191,11 +210,16 @@ def prefill(
     """Brings every row's prefix into a batch, computing only what the cache lacks.
 
     `keys[i]` names row i's prefix and `pieces[i]` holds the tokens of each part of the key. With `read_last` the last
-    part is always computed, for the logits after it. Returns the batch, those logits [rows, vocabulary] (else None)
+    token is always computed, for the logits after it. Returns the batch, those logits [rows, vocabulary] (else None)
     and the number of tokens computed.
     """
-    pasts = [cache.longest(key[:-1] if read_last else key) for key in keys]
+    pasts = [cache.longest(key) for key in keys]
     fresh = [list(chain(*parts[len(past) :])) for parts, past in zip(pieces, pasts, strict=True)]
+    if read_last:
+        for index, (parts, past) in enumerate(zip(pieces, pasts, strict=True)):
+            if not fresh[index]:
+                fresh[index] = parts[-1][-1:]
+                pasts[index] = [*past[:-1], past[-1][:, :, :, :-1]]
     longest = max(map(len, fresh))
     batch = BranchBatch(model, pasts, longest + room)
     if not longest:
@@ -208,7 +232,7 @@ def prefill(
     output = batch.append(tokens, row, torch.full_like(row, SHARED), offset, **options)
     batch.lengths = batch.lengths + counts
     for index, (key, parts, past) in enumerate(zip(keys, pieces, pasts, strict=True)):
-        end = start
+        end = start  # of what is computed, side by side from there
         for length in range(len(past) + 1, len(parts) + 1):
             begin, end = end, end + len(parts[length - 1])
             cache.put(key[:length], batch.segment(index, begin, end))

@@ -30,14 +30,15 @@ class ProposeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One sampled step: `text` without the delimiter, `logprob` summed over its tokens at temperature 1.
+    """One sampled step: `text` without the delimiter.
 
-    `finish`: `step` when the delimiter ended it, `eos` when the policy ended the trajectory here, `length` when the
-    token limit cut it off. `prefix_tokens`: tokens of the prompt and the steps it follows, 0 where they are not known.
+    `logprob`: summed over its tokens at temperature 1, None where it is not told. `finish`: `step` when the delimiter
+    ended it, `eos` when the policy ended the trajectory here, `length` when the token limit cut it off.
+    `prefix_tokens`: tokens of the prompt and the steps it follows, 0 where they are not known.
     """
 
     text: str
-    logprob: float
+    logprob: float | None
     tokens: int
     finish: FinishReason
     prefix_tokens: int = 0

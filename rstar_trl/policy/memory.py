@@ -37,6 +37,11 @@ def prefix_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else 2 << 30
 
 
+def usual_rows(device: torch.device) -> int:
+    """Tree nodes expanded in one pass unless told otherwise; a GPU is fast at what a CPU would only hold in memory."""
+    return 512 if device.type == "cuda" else 128
+
+
 class MemoryLimit:
     """How large a pass may be, learnt from those that failed. `cache` is what can be given up for room."""
 

@@ -45,7 +45,7 @@ ATTEMPTS = 3
 server down before that is taken to be the request's own doing."""
 
 HOPELESS = 8
-"""Failures with no success in between after which the engine is taken to be gone."""
+"""Requests in a row that fail, with nothing answered in between, after which the engine is taken to be gone."""
 
 NOT_READY = (502, 503, 504)
 """What servers that load a model answer, and proxies for those that are not there."""
@@ -57,7 +57,11 @@ PROBE = ProposeRequest("Hello\n", (), 1, 1.0, 0)
 
 
 class _Declined(Exception):
-    """This request failed for good; the text is its reason."""
+    """This request failed for good; the text is its reason. `fault`: of the server, not of what it was asked."""
+
+    def __init__(self, reason: str, fault: bool = False):
+        super().__init__(reason)
+        self.fault = fault
 
 
 class OpenAIEngine(LoopEngine):
@@ -145,6 +149,11 @@ class OpenAIEngine(LoopEngine):
                 stopped = False
                 choices, prompt_tokens = await self._sample(request, stopped)
         except _Declined as error:
+            self._failures += error.fault
+            if error.fault and self._failures >= HOPELESS:
+                raise EngineError(
+                    f"{self._failures} requests in a row failed (last: {error}); mend that, {GO_ON}."
+                ) from error
             return Refused(str(error))
         return list(to_candidates(choices, stopped, prompt_tokens))
 
@@ -162,7 +171,7 @@ class OpenAIEngine(LoopEngine):
         """Choices with the prompt tokens read for them; `_Declined` when there are none."""
         choices: list[Choice] = []
         prompt_tokens = 0
-        problem = "the server returned no candidate"
+        problem = _Declined("the server returned no candidate")
         for _ in range(ATTEMPTS):
             done = len(choices)
             shares = [(i, 1) for i in range(done, request.n)] if self._ignores_n else [(done, request.n - done)]
@@ -172,14 +181,16 @@ class OpenAIEngine(LoopEngine):
                 if isinstance(reply, Reply):
                     choices += reply.choices
                     prompt_tokens += reply.prompt_tokens
-                elif isinstance(reply, _Declined | MalformedReply):
-                    problem, final = str(reply), final or isinstance(reply, _Declined)
+                elif isinstance(reply, _Declined):
+                    problem, final = reply, True
+                elif isinstance(reply, MalformedReply):
+                    problem = _Declined(str(reply), fault=True)
                 else:
                     raise reply
             if final or len(choices) >= request.n:
                 break
         if not choices:
-            raise _Declined(problem)
+            raise problem
         return choices[: request.n], prompt_tokens
 
     async def _ask(self, request: ProposeRequest, first: int, size: int, stopped: bool) -> Reply:
@@ -190,9 +201,7 @@ class OpenAIEngine(LoopEngine):
         try:
             reply = read_reply(data, self.config.endpoint, stopped)
         except MalformedReply as error:
-            reason = f"the server's answer is malformed: {error}"
-            self._failed(reason)
-            raise MalformedReply(reason) from error
+            raise MalformedReply(f"the server's answer is malformed: {error}") from error
         self._failures = 0
         self._ignores_n |= size > 1 and len(reply.choices) == 1
         return reply
@@ -230,7 +239,8 @@ class OpenAIEngine(LoopEngine):
                 self._servers.lost(url, str(error))
                 losses[url] += 1
                 if losses[url] == ATTEMPTS:
-                    raise self._failed(f"{url} went down at each of {ATTEMPTS} attempts (last: {error})") from error
+                    reason = f"{url} went down at each of {ATTEMPTS} attempts (last: {error})"
+                    raise _Declined(reason, fault=True) from error
 
     async def _send(self, url: str, body: dict[str, Any]) -> Any:
         try:
@@ -240,16 +250,14 @@ class OpenAIEngine(LoopEngine):
             # The client has one type for all timeouts; the cause tells a host that is not there from a slow answer.
             if isinstance(error, openai.APITimeoutError) and type(cause).__name__ != "ConnectTimeout":
                 reason = f"the server did not answer within {self.config.timeout:g} s, {self.config.retries} retries"
-                raise self._failed(reason) from error
+                raise _Declined(reason, fault=True) from error
             raise Down(first_line(cause)) from error
         except openai.APIStatusError as error:
             if error.status_code in NOT_READY:
                 raise Down(f"it answers {error.status_code}: {self._said(error)}") from error
             raise self._refusal(url, error) from error
         except ValueError as error:
-            reason = "the server's answer is malformed: it is not JSON"
-            self._failed(reason)
-            raise MalformedReply(reason) from error
+            raise MalformedReply("the server's answer is malformed: it is not JSON") from error
 
     def _refusal(self, url: str, error: openai.APIStatusError) -> Exception:
         said = self._said(error)
@@ -263,14 +271,7 @@ class OpenAIEngine(LoopEngine):
         if error.status_code == 429:
             return EngineError(f"{url} takes no more requests ({said}); lower `engine.concurrency`, {GO_ON}.")
         reason = f"the server answered {error.status_code}: {said}"
-        return _Declined(reason) if error.status_code < 500 else self._failed(reason)
-
-    def _failed(self, reason: str) -> _Declined:
-        """Counts a fault of the server: one request's, or the engine's once there have been too many in a row."""
-        self._failures += 1
-        if self._failures >= HOPELESS:
-            raise EngineError(f"{self._failures} requests in a row failed (last: {reason}); mend that, {GO_ON}.")
-        return _Declined(reason)
+        return _Declined(reason, fault=error.status_code >= 500)
 
     def _said(self, error: openai.APIStatusError) -> str:
         """A server's own words, on one line, without the key."""

@@ -118,13 +118,13 @@ def finish_of(choice: Choice, stopped: bool) -> FinishReason | None:
 def to_candidates(choices: Sequence[Choice], stopped: bool, prefix_tokens: int) -> list[Candidate]:
     """The steps among `choices`, each cut at its delimiter. `prefix_tokens`: as the server counted them, all in all.
 
-    Where any log-probability is missing all are 0, which makes the siblings' priors equal.
+    Where any log-probability is missing none is told.
     """
     listed = all(choice.tokens is not None for choice in choices)
     return [
         Candidate(
             choice.text.partition(DELIMITER)[0],
-            _logprob(choice.tokens or ()) if listed else 0.0,
+            _logprob(choice.tokens or ()) if listed else None,
             choice.count,
             finish_of(choice, stopped) or "eos",
             prefix_tokens,

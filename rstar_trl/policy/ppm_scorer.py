@@ -13,23 +13,21 @@ from typing import Any
 import torch
 
 from rstar_trl.errors import EngineError
-from rstar_trl.policy.branches import PrefixCache, prefill, require_full_attention
+from rstar_trl.policy.branches import PrefixCache, prefill, prepare
 from rstar_trl.policy.interface import Refused, ScoreRequest
-from rstar_trl.policy.memory import MemoryLimit, prefix_bytes
-from rstar_trl.policy.ragged_attention import use_ragged
-from rstar_trl.policy.tokens import check_path, encode_prompt, encode_step, first_line, load_tokenizer
+from rstar_trl.policy.memory import MemoryLimit, prefix_bytes, usual_rows
+from rstar_trl.policy.tokens import check_path, check_ppm, encode_prompt, encode_step, first_line, load_tokenizer
 
 
 class PPMScorer:
     """Implements `rstar_trl.policy.interface.Scorer` in process."""
 
-    def __init__(self, model: Any, tokenizer: Any, rows_per_batch: int = 128, cache_bytes: int | None = None):
+    def __init__(self, model: Any, tokenizer: Any, rows_per_batch: int | None = None, cache_bytes: int | None = None):
         """`model`: a one-label sequence-classification model; see `TransformersEngine` for the other arguments."""
-        require_full_attention(model.config)
-        use_ragged(model)
         self.head = model.eval().score
         self.backbone = getattr(model, model.base_model_prefix)
-        self.rows_per_batch = rows_per_batch
+        prepare(self.backbone, read_last=False)
+        self.rows_per_batch = rows_per_batch or usual_rows(model.device)
         self.cache = PrefixCache(prefix_bytes(model.device) if cache_bytes is None else cache_bytes)
         self.memory = MemoryLimit(self.cache)
         self._most = getattr(model.config, "max_position_embeddings", None)
@@ -49,14 +47,8 @@ class PPMScorer:
             )
         except (OSError, ValueError) as error:
             raise EngineError(f"no PPM could be loaded from {path}: {first_line(error)}; check the path.") from error
-        if model.config.num_labels != 1:
-            raise EngineError(f"{path} has {model.config.num_labels} labels; a PPM has exactly one.")
         tokenizer = load_tokenizer(path, trust_remote_code)
-        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            raise EngineError(
-                f"the tokenizer in {path} has {len(tokenizer)} tokens, its PPM knows "
-                f"{model.get_input_embeddings().num_embeddings}: they do not belong together; train the PPM again."
-            )
+        check_ppm(path, model.config.num_labels, tokenizer, model.get_input_embeddings().num_embeddings)
         return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
 
     def score(self, requests: list[ScoreRequest]) -> list[float | Refused]:

@@ -1,17 +1,20 @@
 """Attention for batches whose rows bring different numbers of new tokens: nothing is computed for padding but here.
 
 A model that uses this is given the new tokens of all rows as one sequence [1, tokens], so that its layers compute no
-padding; only the attention itself spreads them over their rows. Without `ragged` among the forward's arguments it is
-transformers' SDPA (plain batches, `generate`). Needs: a model that takes its attention from transformers' interface
-and passes on the keyword arguments of its forward, as those of transformers do.
+padding; only the attention itself spreads them over their rows. Outside of `spread_over` it is transformers' SDPA
+(plain batches, `generate`). Needs: a model that takes its attention from transformers' interface.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -19,6 +22,9 @@ from transformers.masking_utils import sdpa_mask
 from rstar_trl.errors import EngineError
 
 NAME = "sdpa_ragged"
+
+FOLDED = 64
+"""Up to so many columns the query heads that share a key head are folded into columns; else keys are repeated."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +50,52 @@ class Ragged:
         return wide
 
 
+# Not an argument of the forward: some models do not hand those on to their attention.
+_current: ContextVar[Ragged | None] = ContextVar("ragged", default=None)
+
+
+@contextmanager
+def spread_over(ragged: Ragged) -> Iterator[None]:
+    """Forward passes within have their tokens spread over rows."""
+    token = _current.set(ragged)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 def ragged_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    ragged: Ragged | None = None,
+    scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """`query` [1, heads, tokens, size], keys and values [rows, heads, slots, size], to [1, tokens, heads, size]."""
+    ragged = _current.get()
     if ragged is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    wide = ragged.spread(query[0].transpose(0, 1)).transpose(1, 2)
-    output, _ = sdpa_attention_forward(module, wide, key, value, attention_mask, **kwargs)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    wide = ragged.spread(query[0].transpose(0, 1))
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and ragged.shape[1] <= FOLDED and attention_mask is not None:
+        output = _folded(wide, key, value, attention_mask, groups, scaling)
+    else:
+        wide = wide.transpose(1, 2)
+        output, _ = sdpa_attention_forward(module, wide, key, value, attention_mask, scaling=scaling, **kwargs)
     return output[ragged.row, ragged.column][None], None
+
+
+def _folded(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, groups: int, scaling: float | None
+) -> torch.Tensor:
+    """Grouped-query attention that reads each key once: `query` [rows, columns, heads, size] to the same shape."""
+    rows, columns, heads, size = query.shape
+    folded = query.view(rows, columns, heads // groups, groups, size).transpose(1, 2).flatten(2, 3)
+    seen = mask.repeat_interleave(groups, dim=2)
+    output = scaled_dot_product_attention(folded, key, value, seen, scale=scaling)
+    return output.view(rows, heads // groups, columns, groups, -1).transpose(1, 2).flatten(2, 3)
 
 
 def use_ragged(model: Any) -> None:

@@ -32,6 +32,17 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> Any:
     return tokenizer
 
 
+def check_ppm(path: str, labels: int, tokenizer: Any, embeddings: int) -> None:
+    """Refuses a model of so many labels and embedded tokens that is no PPM, or none of this tokenizer."""
+    if labels != 1:
+        raise EngineError(f"{path} has {labels} labels; a PPM has exactly one.")
+    if len(tokenizer) > embeddings:
+        raise EngineError(
+            f"the tokenizer in {path} has {len(tokenizer)} tokens, its PPM knows {embeddings}: they do not belong "
+            "together; train the PPM again."
+        )
+
+
 def check_path(path: str) -> None:
     """A path that looks local and is missing is named here; otherwise the Hub would be asked for it.
 

@@ -4,7 +4,7 @@ Guarantees: a request's candidates come from its own random stream (`seed`), so 
 floating-point rounding; a prefix that is cached is not computed again; log-probabilities are at temperature 1,
 whatever the sampling temperature; a prefix that the model cannot read whole is refused, and so is a request that does
 not fit into the device's memory alone. Does not: run models without full attention (see
-`branches.require_full_attention`).
+`branches.prepare`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import numpy as np
 import torch
 
 from rstar_trl.errors import EngineError
-from rstar_trl.policy.branches import GROWTH, PrefixCache, prefill, require_full_attention
+from rstar_trl.policy.branches import GROWTH, PrefixCache, prefill, prepare
 from rstar_trl.policy.interface import Answer, Candidate, FinishReason, ProposeRequest, Refused
-from rstar_trl.policy.memory import MemoryLimit, prefix_bytes
-from rstar_trl.policy.ragged_attention import use_ragged
+from rstar_trl.policy.memory import MemoryLimit, prefix_bytes, usual_rows
 from rstar_trl.policy.tokens import (
     DELIMITER,
     check_path,
@@ -41,21 +40,20 @@ class TransformersEngine:
         model: Any,
         tokenizer: Any,
         max_step_tokens: int = 96,
-        rows_per_batch: int = 128,
+        rows_per_batch: int | None = None,
         cache_bytes: int | None = None,
     ):
-        """`rows_per_batch`: tree nodes expanded in one pass; `cache_bytes`: keys and values kept of prefixes, see
-        `memory.prefix_bytes` for None.
+        """`rows_per_batch`: tree nodes expanded in one pass, which samples four times as many steps at most.
 
-        Both are upper bounds: where memory runs out, passes get smaller and what is kept is dropped.
+        `cache_bytes`: keys and values kept of prefixes. Both are upper bounds: where memory runs out, passes get
+        smaller and what is kept is dropped. None: as the device allows, see `memory`.
         """
-        require_full_attention(model.config)
-        use_ragged(model)
+        prepare(model, read_last=True)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.render = renderer(tokenizer)
         self.max_step_tokens = max_step_tokens
-        self.rows_per_batch = rows_per_batch
+        self.rows_per_batch = rows_per_batch or usual_rows(model.device)
         self.cache = PrefixCache(prefix_bytes(model.device) if cache_bytes is None else cache_bytes)
         self.memory = MemoryLimit(self.cache)
         self.prompt_tokens = 0
@@ -86,8 +84,8 @@ class TransformersEngine:
                 answers[index] = Refused(reason)
             else:
                 order.append(index)
-        # Rows of one pass are padded to the longest, so equal lengths belong together.
-        order.sort(key=lambda i: (requests[i].n, requests[i].temperature, lengths[i]))
+        # Each row of a pass has as much room as the longest, so rows of like length belong together.
+        order.sort(key=lambda i: (requests[i].temperature, lengths[i]))
         found = self.memory.in_passes(
             order,
             lambda left: self._fitting(requests, lengths, left),
@@ -100,17 +98,25 @@ class TransformersEngine:
     def _fitting(self, requests: list[ProposeRequest], lengths: list[int], order: list[int]) -> tuple[int, int]:
         """How many of `order`, which comes by length, go into one pass, at least one; and the size of that pass.
 
-        They are alike and within both limits. The size is rows times tokens if no step ends before it must.
+        They are sampled alike and within all limits, the last with one step at most twice as long as the first with
+        one. The size is rows times tokens if no step ends before it must.
         """
-        first = requests[order[0]]
-        rows = order[: max(1, self.rows_per_batch * 4 // max(4, first.n))]
-        size = 0
-        for count, index in enumerate(rows):
-            larger = (count + 1) * (lengths[index] + first.n * self.max_step_tokens)
-            if count and (not _alike(requests[index], first) or larger > self.memory.most):
+        first, longest = order[0], self.max_step_tokens
+        steps = most = size = 0
+        for count, index in enumerate(order):
+            n, length = requests[index].n, lengths[index]
+            steps, most = steps + n, max(most, n)
+            larger = (count + 1) * (length + most * longest)
+            if count and (
+                count == self.rows_per_batch
+                or steps > 4 * self.rows_per_batch
+                or requests[index].temperature != requests[first].temperature
+                or length + longest > 2 * (lengths[first] + longest)
+                or larger > self.memory.most
+            ):
                 return count, size
             size = larger
-        return len(rows), size
+        return len(order), size
 
     def _too_large(self, request: ProposeRequest, length: int) -> Refused:
         return Refused(
@@ -133,15 +139,15 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _sample(self, requests: list[ProposeRequest], pieces: list[list[list[int]]]) -> list[list[Candidate]]:
-        n, temperature = requests[0].n, requests[0].temperature
         keys = [(request.prompt, *request.steps) for request in requests]
-        batch, logits, computed = prefill(self.model, self.cache, keys, pieces, GROWTH * n, read_last=True)
+        most = max(request.n for request in requests)
+        batch, logits, computed = prefill(self.model, self.cache, keys, pieces, GROWTH * most, read_last=True)
         assert logits is not None
         self.prompt_tokens += computed
         prefix = batch.lengths.tolist()
         state = _Siblings.start(requests, self.max_step_tokens, batch.device)
-        logits = logits.repeat_interleave(n, 0)
-        row = state.going // n
+        row = state.request
+        logits = logits[row]
         for step in range(self.max_step_tokens):
             if step:
                 held, row = row.unique(return_inverse=True)
@@ -150,11 +156,11 @@ class TransformersEngine:
                 else:
                     row = held[row]
                 last = state.tokens[state.going, step - 1]
-                logits = batch.append(last, row, state.going % n, step - 1).logits[0]
-            row = row[state.take(step, logits.float(), temperature, self._stops)]
+                logits = batch.append(last, row, state.sibling[state.going], step - 1).logits[0]
+            row = row[state.take(step, logits.float(), requests[0].temperature, self._stops)]
             if not len(row):
                 break
-        return state.candidates(n, self.tokenizer, self._stops.eos, prefix)
+        return state.candidates(self.tokenizer, self._stops.eos, prefix)
 
 
 def load_policy(path: str, dtype: str, trust_remote_code: bool = False) -> Any:
@@ -178,10 +184,6 @@ def load_policy(path: str, dtype: str, trust_remote_code: bool = False) -> Any:
         wrapped: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, **options), path)
         model = wrapped.merge_and_unload()
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _alike(a: ProposeRequest, b: ProposeRequest) -> bool:
-    return a.n == b.n and a.temperature == b.temperature
 
 
 @dataclass(frozen=True)
@@ -211,8 +213,13 @@ class _Stops:
 
 @dataclass
 class _Siblings:
-    """What has been sampled so far, [candidates, tokens] and [candidates], siblings together; `going`: which go on."""
+    """What has been sampled so far, [candidates, tokens] and [candidates], siblings together.
 
+    `request` and `sibling` say whose candidate it is and which of them; `going` are the indices of those that go on.
+    """
+
+    request: torch.Tensor
+    sibling: torch.Tensor
     tokens: torch.Tensor
     uniform: torch.Tensor
     logprob: torch.Tensor
@@ -222,11 +229,16 @@ class _Siblings:
 
     @classmethod
     def start(cls, requests: Sequence[ProposeRequest], longest: int, device: torch.device) -> _Siblings:
-        shape = (requests[0].n, longest)
-        streams = [np.random.Generator(np.random.Philox(key=r.seed)).random(shape, np.float32) for r in requests]
+        streams = [
+            np.random.Generator(np.random.Philox(key=r.seed)).random((r.n, longest), np.float32) for r in requests
+        ]
         uniform = torch.from_numpy(np.concatenate(streams)).to(device)
         count = len(uniform)
+        whose = [(index, sibling) for index, r in enumerate(requests) for sibling in range(r.n)]
+        request, sibling = torch.tensor(whose, device=device).unbind(1)
         return cls(
+            request=request,
+            sibling=sibling,
             tokens=torch.zeros(uniform.shape, dtype=torch.long, device=device),
             uniform=uniform,
             logprob=torch.zeros(count, device=device),
@@ -253,16 +265,17 @@ class _Siblings:
         self.going = self.going[~ended]
         return ~ended
 
-    def candidates(self, n: int, tokenizer: Any, eos: int, prefix: list[int]) -> list[list[Candidate]]:
-        """What was sampled, `n` for each request, in their order; `prefix`: tokens before it."""
+    def candidates(self, tokenizer: Any, eos: int, prefix: list[int]) -> list[list[Candidate]]:
+        """What was sampled for each request, in their order; `prefix`: tokens before it."""
         lengths, logprobs, done = self.length.tolist(), self.logprob.tolist(), self.done.tolist()
         ids = [tokens[:length] for tokens, length in zip(self.tokens.tolist(), lengths, strict=True)]
         texts = tokenizer.batch_decode([[t for t in kept if t != eos] for kept in ids], skip_special_tokens=False)
-        found = [
-            Candidate(text.partition(DELIMITER)[0], logprob, len(kept), _finish(kept, ended, eos), prefix[index // n])
-            for index, (text, logprob, kept, ended) in enumerate(zip(texts, logprobs, ids, done, strict=True))
-        ]
-        return [found[start : start + n] for start in range(0, len(found), n)]
+        answers: list[list[Candidate]] = [[] for _ in prefix]
+        for request, text, logprob, kept, ended in zip(self.request.tolist(), texts, logprobs, ids, done, strict=True):
+            finish = _finish(kept, ended, eos)
+            step = text.partition(DELIMITER)[0]
+            answers[request].append(Candidate(step, logprob, len(kept), finish, prefix[request]))
+        return answers
 
 
 def _finish(ids: list[int], done: bool, eos: int) -> FinishReason:

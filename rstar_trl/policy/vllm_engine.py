@@ -21,6 +21,7 @@ from rstar_trl.policy.loop import LoopEngine
 from rstar_trl.policy.tokens import (
     DELIMITER,
     check_path,
+    check_ppm,
     encode_prompt,
     encode_step,
     first_line,
@@ -127,11 +128,18 @@ class VllmScorer:
     @classmethod
     def load(cls, path: str, model: ModelConfig, config: EngineConfig) -> VllmScorer:
         """Loads a PPM folder beside the policy, with the policy's options but for its share of the memory."""
+        from transformers import AutoConfig
         from vllm import LLM
 
         check_path(path)
+        try:
+            known = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise EngineError(f"no PPM could be loaded from {path}: {first_line(error)}; check the path.") from error
+        tokenizer = load_tokenizer(path, model.trust_remote_code)
+        check_ppm(path, known.num_labels, tokenizer, known.vocab_size)
         settings = {**_shared(path, model), **config.options, "gpu_memory_utilization": PPM_MEMORY}
-        return cls(LLM(runner="pooling", **settings), load_tokenizer(path, model.trust_remote_code))
+        return cls(LLM(runner="pooling", **settings), tokenizer)
 
     def close(self) -> None:
         """Frees the device."""

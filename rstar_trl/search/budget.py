@@ -3,8 +3,9 @@
 Guarantees: with `settled: 1.0` the answer chosen by majority is the one that searching on without end would choose.
 The argument: trajectories are distinct texts, so their probabilities under the policy sum to one at most; those not
 seen yet cannot weigh more than what is left. For `weighted` the same holds as long as no trajectory to come has a
-higher PPM score than the best one seen, which is assumed, not known. Does not hold for `answer: ppm`, where nothing is
-ever settled. `max_seconds` is the one rule that looks at a clock, so trees under it depend on the machine.
+higher PPM score than the best one seen, which is assumed, not known. Nothing is ever settled by `answer: ppm`, nor
+where the policy does not tell its probabilities. `max_seconds` is the one rule that looks at a clock, so trees under
+it depend on the machine.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def enough(state: State) -> bool:
         return True
     if state.task.mode == "train":
         return state.solved >= (config.stop_when_solved or math.inf)
-    return config.settled is not None and settled(state, 1.0 - state.seen, config.settled)
+    return config.settled is not None and state.told and settled(state, 1.0 - state.seen, config.settled)
 
 
 def settled(state: State, unseen: float, margin: float) -> bool:

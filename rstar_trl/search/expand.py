@@ -37,6 +37,8 @@ def expand(state: State, node: int, n: int, temperature: float) -> Part[list[int
     known = len(tree)
     before = state.steps(node)
     for candidate in _candidates(state, node, answer, n):
+        # Where a probability is not told, siblings are as likely as each other.
+        state.told &= candidate.logprob is not None
         _place(state, node, before, candidate)
     _set_priors(state, node)
     added = list(range(known, len(tree)))
@@ -85,7 +87,7 @@ def _place(state: State, parent: int, before: list[Step], candidate: Candidate) 
     if key in known:
         tree.count[known[key]] += 1
         return
-    columns: dict[str, Any] = {"logprob": candidate.logprob, "terminal": final, "kind": key[0]}
+    columns: dict[str, Any] = {"logprob": candidate.logprob or 0.0, "terminal": final, "kind": key[0]}
     step = None if isinstance(read, str) else read[0]
     steps = [*before, step] if step else before
     if candidate.finish == "length":

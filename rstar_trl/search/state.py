@@ -29,8 +29,9 @@ class State:
 
     `step`: None for the root and for text that is none. `asked`: candidates asked for below a node. `busy`: nodes
     being expanded. `stale`: nodes whose last expansion brought nothing new. `virtual`: simulations now below a node.
-    `solved`, `votes` (weight by result), `seen` (probability of all trajectories that ended) and `heaviest` (the most
-    that one of them weighs for its probability) are kept up to date as trajectories end.
+    `told`: the policy told the probability of every step. `solved`, `votes` (weight by result), `seen` (probability
+    of all trajectories that ended) and `heaviest` (the most that one of them weighs for its probability) are kept up
+    to date as trajectories end.
     """
 
     tree: Tree
@@ -45,6 +46,7 @@ class State:
     stale: set[int] = field(default_factory=set)
     virtual: dict[int, int] = field(default_factory=dict)
     requests: int = 0
+    told: bool = True
     solved: int = 0
     votes: dict[str, float] = field(default_factory=dict)
     seen: float = 0.0

@@ -43,7 +43,8 @@ def run(model: Any, cache: PrefixCache, read_last: bool = False) -> tuple[Any, A
 
 
 @torch.inference_mode()
-def append_all_at_once(batch: Any) -> torch.Tensor:
+def append_all_at_once(batch: Any, model: Any = None) -> torch.Tensor:
+    batch.model = model or batch.model
     new = [
         (token, row, sibling, offset)
         for row, branches in enumerate(BRANCHES)
@@ -91,11 +92,12 @@ def test_prefix_partly_in_the_cache_gives_the_same(model: Any) -> None:
 
 
 @torch.inference_mode()
-def test_last_part_is_read_again_when_its_output_is_wanted(model: Any) -> None:
+def test_last_token_alone_is_read_again_when_its_output_is_wanted(model: Any) -> None:
     cache = PrefixCache(1 << 20)
     run(model, cache)
-    _, logits, computed = run(model, cache, read_last=True)
-    assert computed == sum(map(len, STEP))
+    batch, logits, computed = run(model, cache, read_last=True)
+    assert computed == 3
+    check(model, append_all_at_once(batch, model.model))
     for row in range(3):
         expected = model.lm_head(hidden_of(model, PROMPTS[row] + STEP[row])[-1])
         torch.testing.assert_close(logits[row], expected, atol=2e-5, rtol=1e-4)
@@ -135,6 +137,17 @@ def test_cache_keeps_to_its_bytes_and_drops_the_oldest() -> None:
     assert [bool(cache.longest((name,))) for name in "abcd"] == [True, False, True, True]
     cache.put(("a",), segment.clone())
     assert cache.bytes == 3 * segment.nbytes
+
+
+def test_what_a_prefix_begins_with_is_dropped_after_its_end() -> None:
+    segment = torch.zeros(1, 2, 1, 1, 4)
+    cache = PrefixCache(3 * segment.nbytes)
+    for key in (("p",), ("p", "a"), ("q",)):
+        cache.put(key, segment.clone())
+    assert len(cache.longest(("p", "a"))) == 2
+    cache.put(("r",), segment.clone())
+    cache.put(("s",), segment.clone())
+    assert len(cache.longest(("p", "a"))) == 1 and not cache.longest(("q",))
 
 
 def test_a_prefix_with_a_hole_counts_up_to_the_hole() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import FalconConfig, FalconForCausalLM, StableLmConfig, StableLmForCausalLM
 
 from rstar_trl.errors import EngineError
 from rstar_trl.policy.interface import Candidate, ProposeRequest, Refused
@@ -34,6 +35,13 @@ def same(found: list[Candidate], expected: list[Candidate]) -> None:
 def engine_of(folder: Path, **options: Any) -> TransformersEngine:
     loaded = TransformersEngine.load(str(folder), max_step_tokens=LONGEST)
     return TransformersEngine(loaded.model, loaded.tokenizer, LONGEST, **options)
+
+
+def passes_of(engine: TransformersEngine) -> list[int]:
+    """Fills with the number of tokens of each forward pass."""
+    passes: list[int] = []
+    engine.model.get_input_embeddings().register_forward_pre_hook(lambda _, args: passes.append(args[0].numel()))
+    return passes
 
 
 def test_candidates_equal_those_of_a_plain_loop(policy_dir: Path) -> None:
@@ -93,17 +101,44 @@ def test_nothing_is_computed_for_a_sibling_that_has_ended() -> None:
     """Every token goes through the model's layers once; the last of a step is not read at all."""
     tokenizer = merging_tokenizer()
     engine = TransformersEngine(random_model("llama", len(tokenizer), initializer_range=0.05), tokenizer, 12)
-    computed = 0
-
-    def count(module: Any, args: Any) -> None:
-        nonlocal computed
-        computed += args[0].numel()
-
-    engine.model.get_input_embeddings().register_forward_pre_hook(count)
+    passes = passes_of(engine)
     answers = engine.propose([ProposeRequest("x" * (1 + seed % 3), (), 8, 1.0, seed) for seed in range(20)])
     tokens = [candidate.tokens for found in answers for candidate in found]
     assert len(set(tokens)) > 6
-    assert computed == engine.prompt_tokens + sum(tokens) - len(tokens)
+    assert sum(passes) == engine.prompt_tokens + sum(tokens) - len(tokens)
+
+
+def test_a_node_that_is_asked_again_reads_one_token(llama_dir: Path) -> None:
+    engine = engine_of(llama_dir)
+    first = engine.propose([REQUESTS[2]])[0]
+    computed = engine.prompt_tokens
+    assert computed > 20
+    again = engine.propose([REQUESTS[2]])[0]
+    assert engine.prompt_tokens == computed + 1
+    same(again, first)  # type: ignore[arg-type]
+
+
+def test_requests_for_any_number_of_steps_share_a_pass(llama_dir: Path) -> None:
+    engine = engine_of(llama_dir)
+    requests = [ProposeRequest(REQUESTS[0].prompt, (), 1 + i % 5, 1.0, i) for i in range(20)]
+    passes = passes_of(engine)
+    answers = engine.propose(requests)
+    assert len(passes) <= LONGEST
+    for request, found in zip(requests, answers, strict=True):
+        same(found, one_by_one(engine.model, engine.tokenizer, request, LONGEST))
+
+
+def test_a_long_prefix_is_not_sampled_beside_short_ones(llama_dir: Path) -> None:
+    """Each row of a pass has as much room as its longest."""
+    engine = engine_of(llama_dir)
+    widths: list[tuple[int, int]] = []
+    engine.model.register_forward_pre_hook(
+        lambda _, args, kwargs: widths.append((kwargs["attention_mask"].shape[0], kwargs["attention_mask"].shape[-1])),
+        with_kwargs=True,
+    )
+    long = ProposeRequest("how many singers are there? " * 20, (), 1, 1.0, 1)
+    engine.propose([long, *(ProposeRequest(f"{i}?", (), 1, 1.0, i) for i in range(10))])
+    assert {rows for rows, width in widths if width > 60} == {1} and max(rows for rows, _ in widths) == 10
 
 
 def test_logprob_is_at_temperature_one_whatever_the_sampling(policy_dir: Path) -> None:
@@ -144,6 +179,25 @@ def test_model_of_another_attention_is_refused(llama_dir: Path) -> None:
     model.set_attn_implementation("eager")
     with pytest.raises(EngineError, match="attn_implementation=eager`; load it with `sdpa`"):
         TransformersEngine(model, tokenizer)
+
+
+def test_model_with_an_attention_of_its_own_is_refused(llama_dir: Path) -> None:
+    config = FalconConfig(vocab_size=340, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
+    with pytest.raises(
+        EngineError, match=r"the attention of falcon cannot share a prefix .* serve this one over HTTP"
+    ):
+        TransformersEngine(FalconForCausalLM(config), engine_of(llama_dir).tokenizer)
+
+
+def test_layers_that_pass_no_arguments_on_work_like_the_others() -> None:
+    tokenizer = merging_tokenizer()
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = StableLmConfig(vocab_size=len(tokenizer), intermediate_size=48, **shape)
+    torch.manual_seed(0)
+    engine = TransformersEngine(StableLmForCausalLM(config), tokenizer, 8)
+    requests = [ProposeRequest("x" * (1 + seed), (), 4, 1.0, seed) for seed in range(5)]
+    for request, found in zip(requests, engine.propose(requests), strict=True):
+        same(found, one_by_one(engine.model, tokenizer, request, 8))
 
 
 def test_adapter_folder_equals_the_merged_model(llama_dir: Path, tmp_path: Path) -> None:

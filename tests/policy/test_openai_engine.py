@@ -86,11 +86,11 @@ def test_logprob_is_the_steps_own_and_tokens_are_all_that_were_generated() -> No
     assert answer == [Candidate("FROM a", -1.75, 4, "step", prefix_tokens=10)]
 
 
-def test_without_logprobs_priors_are_equal_and_tokens_are_shared_out() -> None:
+def test_without_logprobs_none_is_told_and_tokens_are_shared_out() -> None:
     with serving(always("a b c d", "a b")) as server:
         (answer,) = engine(server.url).propose([ask(n=2)])
     assert isinstance(answer, list)
-    assert [(each.logprob, each.tokens) for each in answer] == [(0.0, 4), (0.0, 2)]
+    assert [(each.logprob, each.tokens) for each in answer] == [(None, 4), (None, 2)]
 
 
 @pytest.mark.parametrize(
@@ -277,6 +277,20 @@ def test_nothing_but_failures_is_an_engine_error() -> None:
     with serving(lambda body: Response({"error": "boom"}, 500)) as server, pytest.raises(EngineError) as raised:
         engine(server.url, retries=0).propose([ask(f"q{i}\n") for i in range(2 * HOPELESS)])
     assert "requests in a row failed (last: the server answered 500: boom)" in str(raised.value)
+
+
+def test_one_prompt_that_fails_whole_stops_nothing_however_many_steps_it_asked_for() -> None:
+    """A server that ignores `n` is asked for each step by itself; together they are still one request."""
+
+    def reply(body: dict[str, Any]) -> Response:
+        return Response({"error": "boom"}, 500) if "bad" in body["prompt"] else Response(completion("FROM a"))
+
+    with serving(reply) as server:
+        api = engine(server.url, retries=0)
+        api.propose([ask(n=2)])
+        good, bad = api.propose([ask(n=2), ask("bad\n", n=2 * HOPELESS)])
+    assert texts(good) == ["FROM a", "FROM a"]
+    assert bad == Refused("the server answered 500: boom")
 
 
 @pytest.mark.parametrize(

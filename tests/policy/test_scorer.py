@@ -67,6 +67,23 @@ def test_batch_and_cache_do_not_change_a_score(ppm_dir: Path, rows_per_batch: in
         assert scorer.score(REQUESTS) == pytest.approx(expected, abs=1e-3)
 
 
+def test_no_prefix_is_scored_twice(ppm_dir: Path) -> None:
+    """Siblings share their prompt, in a batch and later; a child reads its own step alone."""
+    scorer, tokenizer = PPMScorer.load(str(ppm_dir)), load_tokenizer(str(ppm_dir))
+    passes: list[int] = []
+    scorer.backbone.get_input_embeddings().register_forward_pre_hook(lambda _, args: passes.append(args[0].numel()))
+
+    def step(text: str) -> int:
+        return len(encode_step(tokenizer, text, final=False))
+
+    scorer.score([ScoreRequest(PROMPTS[0], (text,), False) for text in (FROM, "FROM concert")])
+    assert sum(passes) == len(encode_prompt(tokenizer, PROMPTS[0])) + step(FROM) + step("FROM concert")
+    for steps in ((FROM, WHERE), ("FROM t",), (FROM, WHERE, SELECT)):
+        passes.clear()
+        scorer.score([ScoreRequest(PROMPTS[0], steps, False)])
+        assert sum(passes) == step(steps[-1])
+
+
 def test_nothing_asked_is_nothing_answered(ppm_dir: Path) -> None:
     assert PPMScorer.load(str(ppm_dir)).score([]) == []
 
@@ -76,6 +93,7 @@ def test_what_is_no_ppm_is_one_sentence(llama_dir: Path, tmp_path: Path) -> None
         PPMScorer.load(str(tmp_path / "gone"))
     model = AutoModelForSequenceClassification.from_pretrained(llama_dir, num_labels=3, dtype=torch.float32)
     model.save_pretrained(tmp_path / "three")
+    load_tokenizer(str(llama_dir)).save_pretrained(tmp_path / "three")
     with pytest.raises(EngineError, match="3 labels; a PPM has exactly one"):
         PPMScorer.load(str(tmp_path / "three"))
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rstar_trl.config import SearchConfig
+from rstar_trl.errors import ConfigError
 from rstar_trl.policy.interface import Candidate
 from rstar_trl.search.effects import gather
 from rstar_trl.search.mcts import simulations
@@ -127,6 +128,17 @@ def test_a_trajectory_of_no_probability_settles_nothing(small_database: Path, sh
     script: Script = {(): [end("SELECT 1", -800.0), end("SELECT 2", -800.0)]}
     tree = grow(script, make_task(small_database, "inference"), shared_sandbox, num_candidates=2, settled=1.0)
     assert tree.answer == 1
+
+
+def test_nothing_is_settled_by_a_policy_that_tells_no_probabilities(
+    small_database: Path, shared_sandbox: Sandbox
+) -> None:
+    script: Script = {
+        (): [step("FROM singer", None), end("SELECT 1", None)],
+        ("FROM singer",): [end("SELECT name", None), end("SELECT name AS n", None)],
+    }
+    tree = grow(script, make_task(small_database, "inference"), shared_sandbox, num_candidates=2, settled=1.0)
+    assert len(tree) == 5 and tree.answer is not None and tree.sql[tree.answer] == "SELECT name FROM singer"
 
 
 def test_nothing_is_settled_in_training_or_by_the_best_score(small_database: Path, shared_sandbox: Sandbox) -> None:
@@ -263,3 +275,10 @@ def test_the_same_settings_give_the_same_tree_again(small_database: Path, shared
         return grow(ScriptedEngine(WIDE, draw=True), make_task(small_database), shared_sandbox, **options)
 
     assert without_time(tree()) == without_time(tree())
+
+
+@pytest.mark.parametrize("other", [{"widening": 0.3}, {"parallel_simulations": 4}])
+def test_the_published_rules_are_not_mixed_with_others(other: dict[str, Any]) -> None:
+    assert SearchConfig(reference=True).reference
+    with pytest.raises(ConfigError, match="`reference` knows neither `widening` nor `parallel_simulations`"):
+        SearchConfig(reference=True, **other)
