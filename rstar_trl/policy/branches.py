@@ -226,7 +226,7 @@ def prefill(
         return batch, None, 0
     new = [(token, row, offset) for row, ids in enumerate(fresh) for offset, token in enumerate(ids)]
     tokens, row, offset = torch.tensor(new, device=batch.device).unbind(1)
-    counts = torch.bincount(row, minlength=len(fresh))
+    counts = torch.tensor([len(ids) for ids in fresh], device=batch.device)
     options = {"logits_to_keep": counts.cumsum(0) - 1} if read_last else {}
     start = batch.used
     output = batch.append(tokens, row, torch.full_like(row, SHARED), offset, **options)

@@ -38,7 +38,7 @@ class Ragged:
     @classmethod
     def of(cls, row: torch.Tensor, rows: int) -> Ragged:
         """Side by side in each row, from the left. `row` [tokens] ascends."""
-        counts = torch.bincount(row, minlength=rows)
+        counts = row.new_zeros(rows).index_add_(0, row, torch.ones_like(row))
         first = counts.cumsum(0) - counts
         column = torch.arange(len(row), device=row.device) - first[row]
         return cls(row, column, (rows, int(counts.max())))

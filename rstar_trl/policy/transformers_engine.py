@@ -3,8 +3,8 @@
 Guarantees: a request's candidates come from its own random stream (`seed`), so they do not depend on the batch beyond
 floating-point rounding; a prefix that is cached is not computed again; log-probabilities are at temperature 1,
 whatever the sampling temperature; a prefix that the model cannot read whole is refused, and so is a request that does
-not fit into the device's memory alone. Does not: run models without full attention (see
-`branches.prepare`).
+not fit into the device's memory alone. Does not: run models without full attention (see `branches.prepare`); keep what
+it computed while it sampled a step, which is read once more when the step is expanded.
 """
 
 from __future__ import annotations
@@ -248,7 +248,10 @@ class _Siblings:
         )
 
     def take(self, step: int, logits: torch.Tensor, temperature: float, stops: _Stops) -> torch.Tensor:
-        """Samples a token for each sibling that goes on from `logits` [those, vocabulary]; which of them still do."""
+        """Samples a token for each sibling that goes on, from `logits` [those, vocabulary].
+
+        Returns which of those still go on, as indices.
+        """
         if temperature == 0:
             chosen = logits.argmax(-1)
         else:
@@ -262,8 +265,9 @@ class _Siblings:
         if step:
             ended |= stops.ends[self.tokens[self.going, step - 1]] & stops.starts[chosen]
         self.done[self.going] = ended
-        self.going = self.going[~ended]
-        return ~ended
+        kept = (~ended).nonzero()[:, 0]
+        self.going = self.going[kept]
+        return kept
 
     def candidates(self, tokenizer: Any, eos: int, prefix: list[int]) -> list[list[Candidate]]:
         """What was sampled for each request, in their order; `prefix`: tokens before it."""
