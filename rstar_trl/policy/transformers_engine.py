@@ -84,8 +84,8 @@ class TransformersEngine:
                 answers[index] = Refused(reason)
             else:
                 order.append(index)
-        # Each row of a pass has as much room as the longest, so rows of like length belong together.
-        order.sort(key=lambda i: (requests[i].temperature, lengths[i]))
+        # Each row of a pass has room for the longest prefix and the most steps, so those alike belong together.
+        order.sort(key=lambda i: (_kind(requests[i]), lengths[i]))
         found = self.memory.in_passes(
             order,
             lambda left: self._fitting(requests, lengths, left),
@@ -96,10 +96,10 @@ class TransformersEngine:
         return answers
 
     def _fitting(self, requests: list[ProposeRequest], lengths: list[int], order: list[int]) -> tuple[int, int]:
-        """How many of `order`, which comes by length, go into one pass, at least one; and the size of that pass.
+        """How many of `order`, which comes by kind and length, go into one pass, at least one; and that pass's size.
 
-        They are sampled alike and within all limits, the last with one step at most twice as long as the first with
-        one. The size is rows times tokens if no step ends before it must.
+        They are of one kind and within all limits, the last with one step at most twice as long as the first with one.
+        The size is rows times tokens if no step ends before it must.
         """
         first, longest = order[0], self.max_step_tokens
         steps = most = size = 0
@@ -110,7 +110,7 @@ class TransformersEngine:
             if count and (
                 count == self.rows_per_batch
                 or steps > 4 * self.rows_per_batch
-                or requests[index].temperature != requests[first].temperature
+                or _kind(requests[index]) != _kind(requests[first])
                 or length + longest > 2 * (lengths[first] + longest)
                 or larger > self.memory.most
             ):
@@ -184,6 +184,11 @@ def load_policy(path: str, dtype: str, trust_remote_code: bool = False) -> Any:
         wrapped: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, **options), path)
         model = wrapped.merge_and_unload()
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _kind(request: ProposeRequest) -> tuple[float, int]:
+    """What may be sampled side by side: at one temperature, and fewer than twice as many steps."""
+    return request.temperature, request.n.bit_length()
 
 
 @dataclass(frozen=True)
