@@ -12,7 +12,7 @@ import pytest
 
 from rstar_trl.config import SandboxConfig, SearchConfig
 from rstar_trl.errors import EngineError
-from rstar_trl.policy.interface import Answer, ConcurrentEngine, ProposeRequest, Refused
+from rstar_trl.policy.interface import Answer, ConcurrentEngine, ProposeRequest, Refused, ScoreRequest
 from rstar_trl.policy.tokens import plain
 from rstar_trl.search import scheduler
 from rstar_trl.search.scheduler import run_searches
@@ -199,6 +199,29 @@ def test_a_slow_query_holds_up_one_worker_not_the_others(
         run_searches(tasks, config, Naive(SCRIPT, draw=True), None, sandbox, trees.append)
     assert len(trees) == 7 and trees[-1].question_id == "slow"
     assert trees[-1].verdict[1] == "timeout"
+
+
+def test_steps_are_scored_beside_generation(small_database: Path, shared_sandbox: Sandbox) -> None:
+    """A scorer that waits until the policy is asked again is not waited for by the trees that need no scores."""
+    scoring, asked = threading.Event(), threading.Event()
+
+    class Engine(ScriptedEngine):
+        def propose(self, requests: list[ProposeRequest]) -> list[Answer]:
+            if scoring.is_set():
+                asked.set()
+            return super().propose(requests)
+
+    class Scorer(ScriptedScorer):
+        def score(self, requests: list[ScoreRequest]) -> list[float | Refused]:
+            scoring.set()
+            assert asked.wait(20), "nothing was generated while steps were scored"
+            return super().score(requests)
+
+    tasks = [make_task(small_database, "inference", name, seed=i, use_ppm=name == "a") for i, name in enumerate("abc")]
+    trees: list[Tree] = []
+    config = SearchConfig(num_candidates=3, simulations=4)
+    run_searches(tasks, config, Engine(SCRIPT, draw=True), Scorer({}), shared_sandbox, trees.append)
+    assert len(trees) == 3
 
 
 class Gone(ScriptedEngine):
