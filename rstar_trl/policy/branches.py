@@ -85,20 +85,24 @@ class PrefixCache:
             if segment is None:
                 break
             found.append(segment)
-        # What a prefix begins with is dropped after it, never before: alone, its end is of no use.
-        for length in range(len(found), 0, -1):
-            self._segments.move_to_end(key[:length])
+        self._touch(key[: len(found)])
         return found
 
     def put(self, key: tuple[str, ...], segment: Segment) -> None:
         """Keeps the segment of the last part of `key`."""
-        if key in self._segments:
-            return
-        self._segments[key] = segment
-        self.bytes += segment.nbytes
+        if key not in self._segments:
+            self._segments[key] = segment
+            self.bytes += segment.nbytes
+        self._touch(key)
         while self.bytes > self.max_bytes and self._segments:
             _, dropped = self._segments.popitem(last=False)
             self.bytes -= dropped.nbytes
+
+    def _touch(self, key: tuple[str, ...]) -> None:
+        """What a prefix begins with is dropped after it, never before: alone, its end is of no use."""
+        for length in range(len(key), 0, -1):
+            if key[:length] in self._segments:
+                self._segments.move_to_end(key[:length])
 
     def clear(self) -> None:
         """Drops everything."""

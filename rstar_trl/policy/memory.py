@@ -28,13 +28,17 @@ SHORTAGES = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 """What allocators that do not raise `torch.OutOfMemoryError` say: MPS, the CPU's, cuBLAS and cuDNN."""
 
 
-def prefix_bytes(device: torch.device) -> int:
-    """What one model's prefixes may take unless it is told otherwise: a third of what a GPU has free, else 2 GiB.
+def prefix_bytes(device: torch.device, held: int = 0) -> int:
+    """What one model's prefixes, which hold so many bytes now, may take unless told otherwise.
 
-    A third each for policy and PPM leaves one to their passes. Hundreds of trees in flight need it: with fewer bytes
-    than their prompts have, each is dropped before its tree asks again.
+    2 GiB, or on a GPU a third of what neither models nor other prefixes have: a second model's prefixes make that a
+    quarter each, and half is left to passes. Hundreds of trees in flight need it: with fewer bytes than their prompts
+    have, each is dropped before its tree asks again.
     """
-    return torch.cuda.mem_get_info(device)[0] // 3 if device.type == "cuda" else 2 << 30
+    if device.type != "cuda":
+        return 2 << 30
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + unused + held) // 3
 
 
 def usual_rows(device: torch.device) -> int:
@@ -43,10 +47,13 @@ def usual_rows(device: torch.device) -> int:
 
 
 class MemoryLimit:
-    """How large a pass may be, learnt from those that failed. `cache` is what can be given up for room."""
+    """How large a pass may be, learnt from those that failed. `cache` is what can be given up for room.
 
-    def __init__(self, cache: PrefixCache):
-        self.cache = cache
+    `device`: let the cache have `prefix_bytes` of it, as there are before each pass.
+    """
+
+    def __init__(self, cache: PrefixCache, device: torch.device | None = None):
+        self.cache, self.device = cache, device
         self.most = math.inf
 
     def in_passes(
@@ -58,6 +65,8 @@ class MemoryLimit:
         `work` answers those of one pass, in order.
         """
         while order:
+            if self.device is not None:
+                self.cache.max_bytes = prefix_bytes(self.device, self.cache.bytes)
             count, size = fitting(order)
             cold = not self.cache.bytes
             found = self.attempt(count, size, partial(work, order[:count]))

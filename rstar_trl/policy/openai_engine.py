@@ -171,7 +171,7 @@ class OpenAIEngine(LoopEngine):
         """Choices with the prompt tokens read for them; `_Declined` when there are none."""
         choices: list[Choice] = []
         prompt_tokens = 0
-        problem = _Declined("the server returned no candidate")
+        problem = _Declined("the server returned no candidate", fault=True)
         for _ in range(ATTEMPTS):
             done = len(choices)
             shares = [(i, 1) for i in range(done, request.n)] if self._ignores_n else [(done, request.n - done)]
@@ -202,7 +202,8 @@ class OpenAIEngine(LoopEngine):
             reply = read_reply(data, self.config.endpoint, stopped)
         except MalformedReply as error:
             raise MalformedReply(f"the server's answer is malformed: {error}") from error
-        self._failures = 0
+        if reply.choices:
+            self._failures = 0
         self._ignores_n |= size > 1 and len(reply.choices) == 1
         return reply
 

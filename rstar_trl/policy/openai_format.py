@@ -91,11 +91,10 @@ def read_reply(data: Any, endpoint: Endpoint, stopped: bool) -> Reply:
             _read_chat(each, stopped) if endpoint == "chat" else _read_completion(each) for each in data["choices"]
         ]
         prompt_tokens, generated = (int(usage.get(f"{name}_tokens") or 0) for name in ("prompt", "completion"))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        shares = _share(generated, choices)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise MalformedReply(f"a choice cannot be read ({error!r})") from error
-    counts = [
-        len(choice.tokens or ()) or share for choice, share in zip(choices, _share(generated, choices), strict=True)
-    ]
+    counts = [len(choice.tokens or ()) or share for choice, share in zip(choices, shares, strict=True)]
     counted = [replace(choice, count=count) for choice, count in zip(choices, counts, strict=True)]
     # What a filter took away was never the policy's step.
     return Reply([choice for choice in counted if choice.finish != "content_filter"], prompt_tokens)

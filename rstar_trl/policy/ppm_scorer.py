@@ -15,7 +15,7 @@ import torch
 from rstar_trl.errors import EngineError
 from rstar_trl.policy.branches import PrefixCache, prefill, prepare
 from rstar_trl.policy.interface import Refused, ScoreRequest
-from rstar_trl.policy.memory import MemoryLimit, prefix_bytes, usual_rows
+from rstar_trl.policy.memory import MemoryLimit, usual_rows
 from rstar_trl.policy.tokens import check_path, check_ppm, encode_prompt, encode_step, first_line, load_tokenizer
 
 
@@ -28,8 +28,8 @@ class PPMScorer:
         self.backbone = getattr(model, model.base_model_prefix)
         prepare(self.backbone, read_last=False)
         self.rows_per_batch = rows_per_batch or usual_rows(model.device)
-        self.cache = PrefixCache(prefix_bytes(model.device) if cache_bytes is None else cache_bytes)
-        self.memory = MemoryLimit(self.cache)
+        self.cache = PrefixCache(cache_bytes or 0)
+        self.memory = MemoryLimit(self.cache, model.device if cache_bytes is None else None)
         self._most = getattr(model.config, "max_position_embeddings", None)
         self._encode_prompt = lru_cache(4096)(lambda text: encode_prompt(tokenizer, text))
         self._encode_step = lru_cache(65536)(lambda text, final: encode_step(tokenizer, text, final))

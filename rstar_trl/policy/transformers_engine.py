@@ -20,7 +20,7 @@ import torch
 from rstar_trl.errors import EngineError
 from rstar_trl.policy.branches import GROWTH, PrefixCache, prefill, prepare
 from rstar_trl.policy.interface import Answer, Candidate, FinishReason, ProposeRequest, Refused
-from rstar_trl.policy.memory import MemoryLimit, prefix_bytes, usual_rows
+from rstar_trl.policy.memory import MemoryLimit, usual_rows
 from rstar_trl.policy.tokens import (
     DELIMITER,
     check_path,
@@ -54,8 +54,8 @@ class TransformersEngine:
         self.render = renderer(tokenizer)
         self.max_step_tokens = max_step_tokens
         self.rows_per_batch = rows_per_batch or usual_rows(model.device)
-        self.cache = PrefixCache(prefix_bytes(model.device) if cache_bytes is None else cache_bytes)
-        self.memory = MemoryLimit(self.cache)
+        self.cache = PrefixCache(cache_bytes or 0)
+        self.memory = MemoryLimit(self.cache, model.device if cache_bytes is None else None)
         self.prompt_tokens = 0
         self._stops = _Stops.of(tokenizer, model.config.vocab_size, model.device)
         self._encode_prompt = lru_cache(4096)(lambda text: encode_prompt(tokenizer, text))

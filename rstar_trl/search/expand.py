@@ -108,10 +108,10 @@ def _problem(state: State, steps: list[Step], final: bool) -> str:
     task, config = state.task, state.config
     try:
         check_order(steps)
+        if config.grounded and steps and (constant := ungrounded(steps[-1], task.prompt, task.dialect)):
+            return f"{constant} stands nowhere in the prompt"
     except SqlError as error:
         return str(error)
-    if config.grounded and steps and (constant := ungrounded(steps[-1], task.prompt, task.dialect)):
-        return f"{constant} stands nowhere in the prompt"
     if final:
         return "" if is_complete(steps) else "the trajectory ends before its query is complete"
     return f"the trajectory is longer than {config.max_depth} steps" if len(steps) >= config.max_depth else ""

@@ -22,6 +22,7 @@ from sqlglot.errors import ErrorLevel, SqlglotError
 from sqlglot.tokens import TokenType
 
 from rstar_trl.errors import SqlError
+from rstar_trl.sql.parsing import parse
 
 STEP_DELIMITER = "\n\n"
 """Ends a step in a trajectory; no step contains it."""
@@ -196,7 +197,9 @@ def _read(text: str, dialect: str) -> Clause | str:
 def _tree(sql: str, dialect: str) -> exp.Expr | str:
     """The one statement of `sql`, or why there is none."""
     try:
-        statements = [statement for statement in sqlglot.parse(sql, dialect=dialect) if statement is not None]
+        statements = [statement for statement in parse(sql, dialect) if statement is not None]
+    except SqlError as error:
+        return str(error)
     except (SqlglotError, RecursionError, ValueError) as error:
         return f"it does not parse ({describe(error)})"
     return statements[0] if len(statements) == 1 else f"it holds {len(statements)} statements; write exactly one"

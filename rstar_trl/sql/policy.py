@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rstar_trl.errors import SqlError
+from rstar_trl.sql.parsing import parse
 
 if TYPE_CHECKING:
     from sqlglot import exp
@@ -37,15 +38,14 @@ _SUSPICIOUS = re.compile(r"limit|fetch|rand|uuid|newid|now|current_|date|time|ju
 @lru_cache(maxsize=8192)
 def parse_statements(sql: str, dialect: str) -> tuple[exp.Expr, ...]:
     """The statements of a text as sqlglot trees; memoised, so never change them. Raises `SqlError`."""
-    import sqlglot
     from sqlglot import exp
     from sqlglot.errors import SqlglotError
 
     try:
-        found = sqlglot.parse(sql, dialect=dialect)
+        found = parse(sql, dialect)
         # A comment behind the last semicolon is no statement.
         return tuple(each for each in found if each is not None and not isinstance(each, exp.Semicolon))
-    except (SqlglotError, RecursionError) as error:
+    except (SqlError, SqlglotError, RecursionError) as error:
         reason = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())[:200] or "nested too deeply"
         raise SqlError(f"The query does not parse as {dialect}: {reason}") from error
 

@@ -130,7 +130,7 @@ class TreeSFTTrainer(SFTTrainer):
         # Without an attention mask the stock trainer takes a row's width for the tokens of a batch.
         mode = "train" if self.model.training else "eval"
         if mode == "train":
-            self._total_train_tokens = before + self.accelerator.gather(tokens).sum().item()
+            self._total_train_tokens = before + self.accelerator.gather(tokens).sum().item() // self._tp_size
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         return found
 

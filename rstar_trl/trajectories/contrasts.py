@@ -117,7 +117,7 @@ def _drafts(
         sql = query_of(completion, dialect)
         changed = [_QUOTED.sub(r"\1", each.sql) for each in near_misses(sql, columns, dialect)]
         constants = list(_other_constants(sql, values, chance, dialect))
-    except SqlError:
+    except (SqlError, ValueError):  # a number cut off, such as 28e, is none
         return []
     strangers = list(_strangers(sql, chance.sample(others, min(STRANGERS, len(others))), chance, dialect))
     kinds = [constants, strangers, changed]

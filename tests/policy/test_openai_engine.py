@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -277,6 +278,18 @@ def test_nothing_but_failures_is_an_engine_error() -> None:
     with serving(lambda body: Response({"error": "boom"}, 500)) as server, pytest.raises(EngineError) as raised:
         engine(server.url, retries=0).propose([ask(f"q{i}\n") for i in range(2 * HOPELESS)])
     assert "requests in a row failed (last: the server answered 500: boom)" in str(raised.value)
+
+
+def test_a_server_that_never_gives_a_candidate_is_an_engine_error() -> None:
+    with serving(lambda body: Response(completion())) as server, pytest.raises(EngineError, match="no candidate"):
+        engine(server.url, retries=0).propose([ask(f"q{i}\n") for i in range(2 * HOPELESS)])
+
+
+def test_numbers_out_of_all_bounds_are_a_malformed_answer() -> None:
+    reply = Response({**completion("FROM a"), "usage": {"prompt_tokens": math.inf, "completion_tokens": 3}})
+    with serving(lambda body: reply) as server:
+        (answer,) = engine(server.url, retries=0).propose([ask()])
+    assert isinstance(answer, Refused) and "malformed" in answer.reason
 
 
 def test_one_prompt_that_fails_whole_stops_nothing_however_many_steps_it_asked_for() -> None:
