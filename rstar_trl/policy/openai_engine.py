@@ -172,22 +172,23 @@ class OpenAIEngine(LoopEngine):
         choices: list[Choice] = []
         prompt_tokens = 0
         problem = _Declined("the server returned no candidate", fault=True)
+        left = list(range(request.n))
         for _ in range(ATTEMPTS):
-            done = len(choices)
-            shares = [(i, 1) for i in range(done, request.n)] if self._ignores_n else [(done, request.n - done)]
+            shares = [(i, 1) for i in left] if self._ignores_n else [(left[0], len(left))]
             asked = [self._ask(request, first, size, stopped) for first, size in shares]
             final = False
-            for reply in await asyncio.gather(*asked, return_exceptions=True):
+            for (first, _), reply in zip(shares, await asyncio.gather(*asked, return_exceptions=True), strict=True):
                 if isinstance(reply, Reply):
                     choices += reply.choices
                     prompt_tokens += reply.prompt_tokens
+                    left = [i for i in left if not first <= i < first + len(reply.choices)]
                 elif isinstance(reply, _Declined):
                     problem, final = reply, True
                 elif isinstance(reply, MalformedReply):
                     problem = _Declined(str(reply), fault=True)
                 else:
                     raise reply
-            if final or len(choices) >= request.n:
+            if not left or (final and not choices):
                 break
         if not choices:
             raise problem

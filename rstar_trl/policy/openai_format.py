@@ -135,10 +135,11 @@ def to_candidates(choices: Sequence[Choice], stopped: bool, prefix_tokens: int) 
 def _read_completion(data: Any) -> Choice:
     logprobs = data.get("logprobs") or {}
     tokens = None
-    if logprobs.get("token_logprobs") is not None:
+    # A server that leaves one out has told none: what is left out is not certain.
+    if None not in (logprobs.get("token_logprobs") or [None]):
         pairs = zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True)
-        tokens = [(str(token), float(value or 0.0)) for token, value in pairs]
-    return Choice(str(data["text"]), str(data.get("finish_reason")), _stop(data), tokens)
+        tokens = [(str(token), float(value)) for token, value in pairs]
+    return Choice(str(data["text"] or ""), str(data.get("finish_reason")), _stop(data), tokens)
 
 
 def _read_chat(data: Any, stopped: bool) -> Choice:

@@ -87,6 +87,30 @@ def test_logprob_is_the_steps_own_and_tokens_are_all_that_were_generated() -> No
     assert answer == [Candidate("FROM a", -1.75, 4, "step", prefix_tokens=10)]
 
 
+def test_a_logprob_that_is_left_out_is_not_certain() -> None:
+    tokens = {"tokens": ["FROM", " a", "\n\n"], "token_logprobs": [None, -0.5, -0.25]}
+    with serving(always("FROM a", logprobs=tokens)) as server:
+        (answer,) = engine(server.url).propose([ask()])
+    assert isinstance(answer, list) and answer[0].logprob is None
+
+
+def test_a_share_that_fails_is_asked_for_again() -> None:
+    """Of a request that a server which ignores `n` answers step by step."""
+    failed: list[int] = []
+
+    def reply(body: dict[str, Any]) -> Response:
+        if body["prompt"] == "again\n" and not failed:
+            failed.append(body["seed"])
+            return Response({"error": "boom"}, 500)
+        return Response(completion(f"FROM t{body['seed']}"))
+
+    with serving(reply) as server:
+        api = engine(server.url, retries=0)
+        api.propose([ask(n=2)])
+        (answer,) = api.propose([ask("again\n", n=3)])
+    assert len(failed) == 1 and len(set(texts(answer))) == 3
+
+
 def test_without_logprobs_none_is_told_and_tokens_are_shared_out() -> None:
     with serving(always("a b c d", "a b")) as server:
         (answer,) = engine(server.url).propose([ask(n=2)])
