@@ -32,6 +32,15 @@ def same(found: list[Candidate], expected: list[Candidate]) -> None:
     assert [c.logprob for c in found] == pytest.approx([c.logprob for c in expected], abs=1e-3)
 
 
+def same_as_a_plain_loop(engine: TransformersEngine, requests: list[ProposeRequest]) -> list[Any]:
+    """The engine's answers, which must be those of `one_by_one`."""
+    answers = engine.propose(requests)
+    for request, found in zip(requests, answers, strict=True):
+        assert not isinstance(found, Refused)
+        same(found, one_by_one(engine.model, engine.tokenizer, request, engine.max_step_tokens))
+    return answers
+
+
 def engine_of(folder: Path, **options: Any) -> TransformersEngine:
     loaded = TransformersEngine.load(str(folder), max_step_tokens=LONGEST)
     return TransformersEngine(loaded.model, loaded.tokenizer, LONGEST, **options)
@@ -46,18 +55,15 @@ def passes_of(engine: TransformersEngine) -> list[int]:
 
 def test_candidates_equal_those_of_a_plain_loop(policy_dir: Path) -> None:
     engine = engine_of(policy_dir)
-    answers = engine.propose(REQUESTS[:5])
-    for request, found in zip(REQUESTS[:5], answers, strict=True):
-        same(found, one_by_one(engine.model, engine.tokenizer, request, LONGEST))
-        assert len(found) == request.n
+    answers = same_as_a_plain_loop(engine, REQUESTS[:5])
+    assert [len(found) for found in answers] == [request.n for request in REQUESTS[:5]]
     assert len({candidate.text for found in answers for candidate in found}) > 5
 
 
 def test_greedy_is_the_arg_max_of_every_step(policy_dir: Path) -> None:
     engine = engine_of(policy_dir)
     requests = [ProposeRequest(r.prompt, r.steps, 1, 0.0, r.seed) for r in REQUESTS[:5]]
-    for request, found in zip(requests, engine.propose(requests), strict=True):
-        same(found, one_by_one(engine.model, engine.tokenizer, request, LONGEST))
+    same_as_a_plain_loop(engine, requests)
 
 
 def test_alone_in_a_batch_cold_or_warm_the_answer_is_the_same(policy_dir: Path) -> None:
@@ -89,10 +95,8 @@ def test_a_step_ends_inside_a_merged_token() -> None:
     model = random_model("llama", len(tokenizer), initializer_range=0.05)
     engine = TransformersEngine(model, tokenizer, 6)
     requests = [ProposeRequest("x", (), 8, 1.0, seed) for seed in range(30)]
-    answers = engine.propose(requests)
-    for request, found in zip(requests, answers, strict=True):
-        same(found, one_by_one(model, tokenizer, request, 6))
-        assert not any("\n\n" in candidate.text for candidate in found)
+    answers = same_as_a_plain_loop(engine, requests)
+    assert not any("\n\n" in candidate.text for found in answers for candidate in found)
     finishes = {candidate.finish for found in answers for candidate in found}
     assert finishes == {"step", "eos", "length"}
 
@@ -122,10 +126,9 @@ def test_requests_for_about_as_many_steps_share_a_pass(llama_dir: Path) -> None:
     engine = engine_of(llama_dir)
     requests = [ProposeRequest(REQUESTS[0].prompt, (), 4 + i % 4, 1.0, i) for i in range(8)]
     passes = passes_of(engine)
-    answers = engine.propose(requests)
+    engine.propose(requests)
     assert len(passes) <= LONGEST
-    for request, found in zip(requests, answers, strict=True):
-        same(found, one_by_one(engine.model, engine.tokenizer, request, LONGEST))
+    same_as_a_plain_loop(engine, requests)
 
 
 def test_a_long_prefix_is_not_sampled_beside_short_ones(llama_dir: Path) -> None:
@@ -196,8 +199,7 @@ def test_layers_that_pass_no_arguments_on_work_like_the_others() -> None:
     torch.manual_seed(0)
     engine = TransformersEngine(StableLmForCausalLM(config), tokenizer, 8)
     requests = [ProposeRequest("x" * (1 + seed), (), 4, 1.0, seed) for seed in range(5)]
-    for request, found in zip(requests, engine.propose(requests), strict=True):
-        same(found, one_by_one(engine.model, tokenizer, request, 8))
+    same_as_a_plain_loop(engine, requests)
 
 
 def test_adapter_folder_equals_the_merged_model(llama_dir: Path, tmp_path: Path) -> None:
@@ -222,7 +224,7 @@ def test_adapter_folder_equals_the_merged_model(llama_dir: Path, tmp_path: Path)
 def test_mistral_with_full_attention_works_like_the_others(tmp_path: Path) -> None:
     folder = build("mistral", tmp_path, sliding_window=None)
     engine = engine_of(folder)
-    same(engine.propose(REQUESTS[1:2])[0], one_by_one(engine.model, engine.tokenizer, REQUESTS[1], LONGEST))
+    same_as_a_plain_loop(engine, REQUESTS[1:2])
 
 
 def test_a_prefix_the_model_cannot_read_is_refused_and_the_others_are_answered(llama_dir: Path) -> None:

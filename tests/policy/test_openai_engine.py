@@ -306,7 +306,9 @@ def test_nothing_but_failures_is_an_engine_error() -> None:
 
 def test_a_server_that_never_gives_a_candidate_is_an_engine_error() -> None:
     with serving(lambda body: Response(completion())) as server, pytest.raises(EngineError, match="no candidate"):
-        engine(server.url, retries=0).propose([ask(f"q{i}\n") for i in range(2 * HOPELESS)])
+        api = engine(server.url, retries=0)
+        for i in range(2 * HOPELESS):
+            api.propose([ask(f"q{i}\n")])
 
 
 def test_numbers_out_of_all_bounds_are_a_malformed_answer() -> None:

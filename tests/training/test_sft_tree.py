@@ -93,7 +93,9 @@ def test_rows_sorted_by_packed_length_can_be_grouped(tiny_model_dir: str, tmp_pa
 
 def test_tokens_are_counted_as_often_as_they_are_computed(tiny_model_dir: str, tmp_path: Path) -> None:
     """Without padding, and what trajectories share once, with the token before each branch."""
-    trainer = make(tiny_model_dir, tmp_path, num_train_epochs=2, per_device_train_batch_size=3, logging_steps=1)
+    options = {"num_train_epochs": 2, "per_device_train_batch_size": 3, "logging_steps": 1}
+    trainer = make(tiny_model_dir, tmp_path, [*ROWS, {**ROWS[0], "prompt": 2 * ROWS[0]["prompt"]}], **options)
+    assert len(set(trainer.train_dataset["length"])) > 1
     trainer.train()
     counted = [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry]
     packed = [lay_out(ids, overlap=1).pieces for ids in trainer.train_dataset["input_ids"]]
